@@ -1,0 +1,398 @@
+/*
+ * renew.c - proven-at: when may this host say that it missed nothing?  Reports are sent here and their answers judged; the
+ * log's entries go to receive.c, what waits for Redis to outbox.c.
+ *
+ * The judging is pure (renew_judge); the rest is who asks when.  Scripts rotate, hosts adopt: the one thing that a host may do
+ * about an epoch is to claim a position that it knows of ("insist"), and it does so only where a server was seen to be
+ * behind - at once in its own epoch, after finding the master anew in another one.
+ */
+#include <fleet.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define RENEW_ENTRIES 256u       /* in one answer: verifying them takes some 40 ms of the loop */
+#define RENEW_RECENT_MS 10000    /* confirmed changes that are sent again after a rotation: the lost tail of a fail-over */
+#define RENEW_RECENT_MOST 2048u
+#define RENEW_BATCH 256u
+#define RENEW_LEAST_MS 5u
+
+enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, const struct answer *answer)
+{
+    if (epoch != asked->page.epoch)
+        return RENEW_MOVED;
+    if (answer->epoch == epoch)
+        return answer->position < asked->page.position || answer->position < asked->page.applied ? RENEW_LOST : RENEW_SAME;
+    /* Positions rise over epochs: the lower one is the older history. */
+    return answer->position < asked->page.position ? RENEW_OLDER : RENEW_ADOPT;
+}
+
+bool renew_read(struct renew_report *ret_report, const struct resp *reply)
+{
+    struct answer *answer = &ret_report->answer;
+
+    *ret_report = (struct renew_report){0};
+    if (!answer_read(answer, reply))
+        return false;
+    if (answer->status == ANSWER_CONFLICT)
+        return false;
+    if (answer->status != ANSWER_OK || !answer_number(answer, 0, ANSWER_POSITION_MAX, &ret_report->clear) ||
+        ret_report->clear > answer->position || answer->count < 4) {
+        answer->status = ANSWER_GARBLED;
+        answer->text = "a report's answer that makes no sense";
+        return false;
+    }
+    ret_report->entries = answer->rest[3] && answer->rest[3]->type == RESP_ARRAY ? answer->rest[3] : NULL;
+    return true;
+}
+
+/* ---- asking ---- */
+
+struct renew_words {
+    uint8_t context[FLEET_CONTEXT_SIZE];
+    char applied[24], most[24];
+    const char *argv[8];
+    size_t sizes[8];
+    struct fleet_words words;
+};
+
+/* The words of a report; notes what was known. */
+static void renew_words(struct fleet *fleet, uint32_t partition, bool insist, uint32_t most, struct renew_asked *asked,
+                        struct renew_words *w)
+{
+    const struct fleet_names *names = &fleet->names[partition];
+
+    asked->insist = insist;
+    remote_part(fleet->host, partition, &asked->page);
+    fleet_context(fleet, asked->page.epoch, insist ? asked->page.position : 0, w->context);
+    (void)snprintf(w->applied, sizeof w->applied, "%" PRIu64, asked->page.applied);
+    (void)snprintf(w->most, sizeof w->most, "%" PRIu32, most);
+    w->words = (struct fleet_words){w->argv, w->sizes, 0};
+    fleet_word_text(&w->words, names->head);
+    fleet_word_text(&w->words, names->log);
+    fleet_word_text(&w->words, names->hosts);
+    fleet_word(&w->words, w->context, sizeof w->context);
+    fleet_word(&w->words, fleet->facts.host_id, sizeof fleet->facts.host_id);
+    fleet_word_text(&w->words, w->applied);
+    fleet_word_text(&w->words, w->most);
+    asked->asked_ns = fleet_now_ns();
+}
+
+/* Why a report failed, as a result and a sentence. */
+static freshet_result renew_refused(const struct fleet *fleet, const struct answer *answer)
+{
+    char redis[300];
+
+    (void)url_text(&fleet->url, redis, sizeof redis);
+    if (answer->status != ANSWER_CONFLICT)
+        return remote_fail(FRESHET_EREDIS, "Redis at %s answered a report with: %.200s", redis, answer->text);
+    const char *what = answer->count > 0 && answer->rest[0]->text ? answer->rest[0]->text : "?";
+    const char *theirs = answer->count > 1 && answer->rest[1]->text ? answer->rest[1]->text : "?";
+    const char *ours = answer->count > 2 && answer->rest[2]->text ? answer->rest[2]->text : "?";
+    if (strcmp(what, "max_staleness") == 0)
+        return remote_fail(FRESHET_EINVAL, "the fleet of '%s' at %s allows max_staleness_ms up to %.24s, this tier up to "
+                           "%.24s: open it with at most that", fleet->name, redis, theirs, ours);
+    return remote_fail(FRESHET_EINVAL, "the fleet of '%s' at %s has %.24s %.24s, this tier %.24s", fleet->name, redis, what,
+                       theirs, ours);
+}
+
+static bool renew_adopt(struct fleet *fleet, uint32_t partition, const struct renew_asked *asked,
+                        const struct renew_report *report)
+{
+    const struct answer *answer = &report->answer;
+
+    if (!remote_adopt(fleet->host, partition, asked->page.epoch, answer->epoch, answer->position, report->clear))
+        return false;
+    remote_count(fleet->host, REMOTE_ADOPTIONS, 1);
+    remote_say(FRESHET_INFO, "%s: partition %" PRIu32 " goes on in epoch %016" PRIx64 " from position %" PRIu64, fleet->name,
+               partition, answer->epoch, answer->position);
+    return true;
+}
+
+/* ---- a caller's own look ---- */
+
+/* One report on a line.  *ret_reply must be freed whatever happened. */
+static freshet_result renew_ask_line(struct fleet *fleet, uint32_t partition, bool insist, int64_t deadline_ns,
+                                     struct renew_asked *asked, struct renew_report *report, struct resp **ret_reply)
+{
+    struct renew_words w;
+    freshet_result result;
+
+    *ret_reply = NULL;
+    renew_words(fleet, partition, insist, 0, asked, &w);
+    result = lines_script(fleet->lines, SCRIPT_REPORT, 3, w.words.count, w.argv, w.sizes, deadline_ns, ret_reply, NULL);
+    if (result != FRESHET_OK)
+        return result;
+    if (!renew_read(report, *ret_reply))
+        return renew_refused(fleet, &report->answer);
+    fleet_learn_clock(fleet, asked->asked_ns, fleet_now_ns(), report->answer.time_us);
+    return FRESHET_OK;
+}
+
+freshet_result renew_check(struct fleet *fleet, uint32_t partition, int64_t deadline_ns)
+{
+    struct renew_asked asked;
+    struct renew_report report;
+    struct resp *reply;
+    freshet_result result = renew_ask_line(fleet, partition, false, deadline_ns, &asked, &report, &reply);
+
+    resp_free(reply);
+    return result;
+}
+
+freshet_result renew_look(struct fleet *fleet, uint32_t partition, bool insist, int64_t deadline_ns)
+{
+    bool claim = false;
+
+    for (int round = 0; round < 3; round++) {
+        struct renew_asked asked;
+        struct renew_report report;
+        struct remote_part page;
+        struct resp *reply;
+        freshet_result result = renew_ask_line(fleet, partition, claim, deadline_ns, &asked, &report, &reply);
+        enum renew_verdict verdict = RENEW_MOVED;
+        bool there = false;
+
+        if (result == FRESHET_OK) {
+            remote_part(fleet->host, partition, &page);
+            verdict = renew_judge(&asked, page.epoch, &report.answer);
+            there = verdict == RENEW_SAME || (verdict == RENEW_ADOPT && renew_adopt(fleet, partition, &asked, &report));
+            if (there)
+                remote_raise_clear(fleet->host, partition, report.clear);
+        }
+        resp_free(reply);
+        if (result != FRESHET_OK || there)
+            return result;
+        if (verdict == RENEW_LOST || verdict == RENEW_OLDER) {
+            if (!insist)
+                break;
+            claim = true;
+        }
+    }
+    fleet_wake(fleet); /* the seat's holder finds out */
+    return FRESHET_MISS;
+}
+
+/* ---- the loop's thread: one report at a time ---- */
+
+static void renew_answered(struct link *link, const struct resp *reply, void *arg);
+
+static void renew_send(struct renew_part *part)
+{
+    struct fleet *fleet = part->fleet;
+    struct renew_words w;
+
+    part->again = false;
+    if (!part->catching_up)
+        part->question = remote_ask(fleet->host, part->partition);
+    renew_words(fleet, part->partition, part->insist, RENEW_ENTRIES, &part->asked, &w);
+    part->asking = true;
+    if (!link_script(fleet->ask, SCRIPT_REPORT, 3, w.words.count, w.argv, w.sizes, fleet->renew.wait_ms, renew_answered,
+                     part)) {
+        part->asking = part->catching_up = false;
+        remote_count(fleet->host, REMOTE_RENEWALS_FAILED, 1);
+    }
+}
+
+void renew_look_soon(struct fleet *fleet, uint32_t partition)
+{
+    struct renew_part *part = &fleet->renew.parts[partition];
+
+    if (!fleet->seat.held || !fleet->ask || !link_is_up(fleet->ask))
+        return;
+    if (part->asking)
+        part->again = true;
+    else
+        renew_send(part);
+}
+
+void renew_look_all(struct fleet *fleet)
+{
+    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
+        renew_look_soon(fleet, p);
+}
+
+/* After a rotation the new history may lack what the old one confirmed last: queue it once more, before anything is proven. */
+static void renew_send_recent(struct renew_part *part)
+{
+    struct fleet *fleet = part->fleet;
+    uint8_t (*hashes)[16] = malloc(RENEW_RECENT_MOST * sizeof *hashes);
+    uint16_t slots[RENEW_BATCH];
+    uint32_t count = RENEW_RECENT_MOST; /* without memory for the keys everything is sent: a clear */
+
+    if (hashes)
+        count = remote_outbox_recent(fleet->host, part->partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+    for (uint32_t done = 0, batch; done < count; done += batch) {
+        batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;
+        if (hashes && remote_outbox_add(fleet->host, part->partition, (const uint8_t(*)[16])(hashes + done), batch, slots)) {
+            remote_outbox_queue(fleet->host, slots, batch);
+            continue;
+        }
+        (void)remote_outbox_add(fleet->host, part->partition, NULL, 0, slots);
+        remote_outbox_queue(fleet->host, slots, 1);
+        break;
+    }
+    free(hashes);
+}
+
+/* Nothing is missing any more: prove it, unless changes of this host still wait for Redis. */
+static void renew_settle(struct renew_part *part, uint64_t epoch, uint64_t target)
+{
+    struct fleet *fleet = part->fleet;
+    struct remote_part page;
+
+    if (part->catching_up) /* that took a while: the question is an old one by now */
+        part->again = true;
+    part->catching_up = false;
+    remote_part(fleet->host, part->partition, &page);
+    if (page.proven_ns == 0 && part->resent_epoch != epoch) {
+        part->resent_epoch = epoch;
+        renew_send_recent(part);
+    }
+    if (remote_outbox_waiting(fleet->host, part->partition) > 0) {
+        outbox_drain(fleet); /* and a look after it */
+        return;
+    }
+    if (remote_prove(fleet->host, part->partition, part->question, epoch, target)) {
+        remote_count(fleet->host, REMOTE_RENEWALS, 1);
+        fleet_tell(fleet);
+    }
+}
+
+/* Our own epoch: what is new in it? */
+static void renew_same(struct renew_part *part, const struct renew_report *report)
+{
+    struct fleet *fleet = part->fleet;
+    uint64_t position = report->answer.position;
+
+    part->insist = false;
+    remote_saw_position(fleet->host, part->partition, position);
+    remote_raise_clear(fleet->host, part->partition, report->clear);
+    if (!part->catching_up)
+        part->target = position;
+    if (receive_log(fleet, part->partition, report->entries, position, part->target)) {
+        renew_settle(part, report->answer.epoch, part->target);
+        return;
+    }
+    part->catching_up = true;
+    part->again = true;
+}
+
+/* A server that talks of an older history: find the master anew, and if it is the same, claim what we know. */
+static void renew_older(struct renew_part *part, const struct answer *answer)
+{
+    struct fleet *fleet = part->fleet;
+
+    part->catching_up = false;
+    part->insist = true;
+    remote_say(FRESHET_WARN, "%s: Redis talks of an older history (position %" PRIu64 ", known %" PRIu64 "): connecting anew",
+               fleet->name, answer->position, part->asked.page.position);
+    link_drop(fleet->ask);
+    if (fleet->ears)
+        link_drop(fleet->ears);
+}
+
+/* A report came back. */
+static void renew_judged(struct renew_part *part, const struct renew_report *report)
+{
+    struct fleet *fleet = part->fleet;
+    struct remote_part page;
+
+    remote_part(fleet->host, part->partition, &page);
+    switch (renew_judge(&part->asked, page.epoch, &report->answer)) {
+    case RENEW_SAME:
+        renew_same(part, report);
+        break;
+    case RENEW_ADOPT:
+        part->insist = part->catching_up = false;
+        /* The adoption voids proven-at, so the question asked before it proves nothing: ask again. */
+        if (renew_adopt(fleet, part->partition, &part->asked, report))
+            part->again = true;
+        break;
+    case RENEW_MOVED:
+        part->catching_up = false;
+        part->again = true;
+        break;
+    case RENEW_LOST:
+        part->catching_up = false;
+        part->again = !part->insist;
+        part->insist = true;
+        break;
+    case RENEW_OLDER:
+        if (part->asked.insist) /* it was told and did not rotate: our claim is beyond belief; the next tick tries again */
+            part->insist = false;
+        renew_older(part, &report->answer);
+        break;
+    }
+}
+
+static void renew_answered(struct link *link, const struct resp *reply, void *arg)
+{
+    struct renew_part *part = arg;
+    struct fleet *fleet = part->fleet;
+    struct renew_report report;
+
+    (void)link;
+    part->asking = false;
+    if (!reply || !renew_read(&report, reply)) {
+        part->catching_up = part->again = false;
+        remote_count(fleet->host, REMOTE_RENEWALS_FAILED, 1);
+        if (reply) {
+            fleet->refused = true;
+            (void)renew_refused(fleet, &report.answer);
+            fleet_heard(fleet, false, freshet_error());
+            if (report.answer.status == ANSWER_GARBLED || strstr(report.answer.text, "READONLY"))
+                link_drop(fleet->ask); /* a replica by now, or no Redis: find the master anew */
+        }
+        return;
+    }
+    fleet->refused = false;
+    fleet_heard(fleet, true, "");
+    fleet_learn_clock(fleet, part->asked.asked_ns, fleet_now_ns(), report.answer.time_us);
+    renew_judged(part, &report);
+    if (part->again && fleet->seat.held && link_is_up(fleet->ask) && !part->asking)
+        renew_send(part);
+}
+
+/* ---- when ---- */
+
+static void renew_tick(void *arg)
+{
+    struct fleet *fleet = arg;
+    struct remote_facts facts;
+
+    if (!fleet->seat.held)
+        return; /* and no next time: renew_start winds it up again */
+    /* Another handle of this process may have been opened with a smaller bound: look each time. */
+    remote_facts(fleet->host, &facts);
+    uint32_t period = facts.max_staleness_ms / 4;
+    loop_timer_set(fleet->renew.timer, period > RENEW_LEAST_MS ? period : RENEW_LEAST_MS, 0);
+    if (!fleet->ask || !link_is_up(fleet->ask))
+        remote_count(fleet->host, REMOTE_RENEWALS_FAILED, 1);
+    renew_look_all(fleet);
+    outbox_drain(fleet);
+}
+
+bool renew_init(struct fleet *fleet)
+{
+    uint32_t bound = fleet->facts.max_staleness_ms;
+
+    fleet->renew = (struct renew){.wait_ms = bound < 200 ? 200 : bound > 2000 ? 2000 : bound};
+    for (uint32_t p = 0; p < FRESHET_PARTITIONS_MAX; p++)
+        fleet->renew.parts[p] = (struct renew_part){.fleet = fleet, .partition = p};
+    fleet->renew.timer = loop_timer_open(fleet->turning, renew_tick, fleet);
+    return fleet->renew.timer != NULL;
+}
+
+void renew_start(struct fleet *fleet)
+{
+    renew_tick(fleet);
+}
+
+void renew_fini(struct fleet *fleet)
+{
+    if (fleet->renew.timer)
+        loop_timer_close(fleet->renew.timer);
+    fleet->renew.timer = NULL;
+}

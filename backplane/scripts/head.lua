@@ -1,0 +1,206 @@
+-- head.lua - what every script does first: it stands before each of them (embed.py joins the texts).
+--
+-- A script reads and judges before it writes: Redis does not roll back, so whatever may fail has to fail while nothing
+-- has been written.  Order of a change: a new epoch, if this server did not write the head; the log; the head; the
+-- records; PUBLISH last, through pcall (a caller without the channel must not lose the write).
+--
+-- Numbers are doubles: positions and times stay below 2^53 and are printed with %.0f.  Ids (epoch, writer, source
+-- version) use all 64 bits and stay strings of 8 bytes, which compare as the numbers they spell, byte by byte.
+
+local HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 132, 100, 64
+local STEP = 4294967296 -- 2^32: how far a new epoch leaps over everything known
+local POSITION_MAX = 9007190664806400 -- 2^53 - 2^33: beyond it only a forger goes
+local HINT_REACH = 2251799813685248 -- 2^51 us beyond the clock: a hint above is not believed
+local NO_ID, NO_TICKET = string.rep('\0', 8), string.rep('\0', 16)
+local FRESH_MS, FRESH_US = 10000, 10000000 -- how long a change is remembered, for prefer_primary
+
+local now -- us of this server's clock
+local replid, context, head
+
+local function u64(bytes, at) return (struct.unpack('>I8', bytes, at)) end
+local function pack64(number) return struct.pack('>I8', number) end
+local function decimal(number) return string.format('%.0f', number) end
+
+-- Compare byte by byte: `<` on strings would ask the locale.
+local function below(a, b)
+    for i = 1, 8 do
+        local x, y = string.byte(a, i), string.byte(b, i)
+        if x ~= y then return x < y end
+    end
+    return false
+end
+
+-- A string key's bytes; false when there is none, or something else stands in its place.
+local function get(key)
+    local bytes = redis.pcall('GET', key)
+    return type(bytes) == 'string' and bytes
+end
+
+-- The head's fields; nil when it is absent or garbled.  `format` alone when it is another format's.
+local function head_decode(bytes)
+    if not bytes or string.sub(bytes, 1, 2) ~= 'FH' then return nil end
+    if string.byte(bytes, 3) ~= 1 then return {format = string.byte(bytes, 3) or 0} end
+    if #bytes ~= HEAD_SIZE then return nil end
+    local h = {
+        epoch = string.sub(bytes, 5, 12), replid = string.sub(bytes, 13, 52),
+        position = u64(bytes, 53), clear = u64(bytes, 61), tag = u64(bytes, 69),
+        max_staleness = struct.unpack('>I4', bytes, 77), partitions = struct.unpack('>I2', bytes, 81),
+        registry = string.sub(bytes, 85, 100), mark = u64(bytes, 101), mark_us = u64(bytes, 109),
+        reset = u64(bytes, 117), cleared_us = u64(bytes, 125),
+    }
+    if h.position > POSITION_MAX or h.clear > h.position or h.tag > h.position or h.reset > h.position then
+        return nil
+    end
+    return h
+end
+
+local function head_write()
+    redis.call('SET', KEYS[1], 'FH\1\0' .. head.epoch .. head.replid .. pack64(head.position) .. pack64(head.clear)
+        .. pack64(head.tag) .. struct.pack('>I4I2I2', head.max_staleness, head.partitions, 0) .. head.registry
+        .. pack64(head.mark) .. pack64(head.mark_us) .. pack64(head.reset) .. pack64(head.cleared_us))
+end
+
+-- The last id that a log ever gave; 0 when there is no log.  Something else in its place counts as the highest id.
+local function log_last(log)
+    local info = redis.pcall('XINFO', 'STREAM', log)
+    if info.err then
+        local kind = redis.pcall('TYPE', log).ok
+        return (kind == 'none' or kind == 'stream') and 0 or POSITION_MAX + STEP
+    end
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) or 0 end
+    end
+    return 0
+end
+
+-- Begin the next epoch.  It starts above everything known, so that no position ever means two things; what is older is
+-- void, since clear = start.  Only a real clear moves `reset`: source versions survive a fail-over.
+local function rotate(log)
+    local start = now
+    if head then start = math.max(start, head.position) end
+    if context.hint <= now + HINT_REACH then start = math.max(start, context.hint) end
+    if log then
+        local last = log_last(log)
+        if last <= POSITION_MAX then start = math.max(start, last) end
+        redis.call('UNLINK', log)
+    end
+    if start > POSITION_MAX - STEP then start = now end -- only a forger gets there: who believed him starts anew
+    start = start + STEP
+    head = {
+        epoch = context.epoch, replid = replid, position = start, clear = start, tag = 0,
+        max_staleness = head and head.max_staleness or context.max_staleness,
+        partitions = head and head.partitions or context.partitions,
+        registry = context.registry, mark = start, mark_us = now, reset = head and head.reset or 0,
+        cleared_us = now,
+    }
+    head_write()
+end
+
+-- Read context, clock, server and head; begin an epoch where this server has none.  Returns a reply to end with.
+local function begin(log)
+    local bytes = ARGV[1]
+    if not bytes or #bytes ~= CONTEXT_SIZE then return redis.error_reply('ERR freshet: a context has 64 bytes') end
+    context = {
+        epoch = string.sub(bytes, 1, 8), registry = string.sub(bytes, 9, 24), known = string.sub(bytes, 25, 32),
+        hint = u64(bytes, 33), max_staleness = struct.unpack('>I4', bytes, 41),
+        partitions = struct.unpack('>I2', bytes, 45), random = string.sub(bytes, 49, 64),
+    }
+    local time = redis.call('TIME')
+    now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    local info = redis.call('INFO', 'replication')
+    replid = string.match(info, 'master_replid:(%x+)')
+    if not replid or #replid ~= 40 then return redis.error_reply('ERR freshet: INFO shows no master_replid') end
+    -- A replica would answer what it does not write, and prove nothing by it.
+    if not string.find(info, 'role:master', 1, true) then
+        return redis.error_reply('READONLY freshet: this server is a replica')
+    end
+    head = head_decode(get(KEYS[1]))
+    if head and head.format then return {'CONFLICT', 'format', decimal(head.format), '1'} end
+    if head and head.partitions ~= context.partitions then
+        return {'CONFLICT', 'partitions', decimal(head.partitions), decimal(context.partitions)}
+    end
+    if head and head.max_staleness < context.max_staleness then
+        return {'CONFLICT', 'max_staleness', decimal(head.max_staleness), decimal(context.max_staleness)}
+    end
+    local ahead = context.hint <= now + HINT_REACH and head and context.hint > head.position
+    if not head or head.replid ~= replid or ahead then rotate(log) end
+    return nil
+end
+
+local function answer(status) return {status, head.epoch, decimal(head.position), decimal(now)} end
+
+-- A record's fields; nil when it is absent or garbled.
+local function record_decode(bytes)
+    if not bytes or #bytes < RECORD_HEAD or string.sub(bytes, 1, 3) ~= 'FR\1' then return nil end
+    local r = {
+        state = string.byte(bytes, 4), born = u64(bytes, 5), version = string.sub(bytes, 13, 20),
+        writer = string.sub(bytes, 21, 28), source = string.sub(bytes, 29, 36), expiry = u64(bytes, 37),
+        changed = u64(bytes, 45), seen = string.sub(bytes, 53, 60), ticket = string.sub(bytes, 61, 76),
+        ticket_epoch = string.sub(bytes, 77, 84), ticket_position = u64(bytes, 85), ticket_until = u64(bytes, 93),
+    }
+    if r.state > 2 then return nil end
+    if r.born < head.reset then r.seen = NO_ID end -- a clear lets source versions begin again
+    return r
+end
+
+local function record_encode(r, sealed)
+    return 'FR\1' .. string.char(r.state) .. pack64(r.born) .. r.version .. r.writer .. r.source .. pack64(r.expiry)
+        .. pack64(r.changed) .. r.seen .. r.ticket .. r.ticket_epoch .. pack64(r.ticket_position)
+        .. pack64(r.ticket_until) .. sealed
+end
+
+local function greater(a, b) return below(a, b) and b or a end
+
+-- A live record out of a put's or a fill's arguments, which begin at ARGV[at]; nil when they make no sense.
+local function record_from(at)
+    local r = {
+        state = tonumber(ARGV[at]), version = ARGV[at + 1], writer = ARGV[at + 2], source = ARGV[at + 3],
+        expiry = tonumber(ARGV[at + 4]), changed = 0, seen = ARGV[at + 3],
+        ticket = NO_TICKET, ticket_epoch = NO_ID, ticket_position = 0, ticket_until = 0,
+    }
+    local sealed, px = ARGV[at + 5], tonumber(ARGV[at + 6])
+    if (r.state ~= 1 and r.state ~= 2) or #r.version ~= 8 or #r.writer ~= 8 or #r.source ~= 8 then return nil end
+    if not r.expiry or r.expiry < 0 or r.expiry > POSITION_MAX or not px or px < 0 or px > POSITION_MAX / 1000 then
+        return nil
+    end
+    if #sealed < 48 then return nil end
+    return r, sealed, px
+end
+
+-- Store a live record.  It stays for at least as long as its change is to be remembered, and for ever only if it does
+-- not expire; what is past its expiry counts as no entry.
+local function record_store(key, r, sealed, px)
+    if px == 0 and r.expiry > 0 then px = math.max(1, math.ceil((r.expiry - now) / 1000)) end
+    if px == 0 then
+        redis.call('SET', key, record_encode(r, sealed))
+    else
+        if now - r.changed < FRESH_US then px = math.max(px, FRESH_MS) end
+        redis.call('SET', key, record_encode(r, sealed), 'PX', decimal(px))
+    end
+end
+
+-- Take the next position and write the signed message to the log.  The log is the first thing written: when it refuses,
+-- nothing has happened yet.  If a foreign id or type stands in the way a new epoch leaps over it; any other refusal (no
+-- memory, no permission) is the caller's to hear.
+local function append(log, message)
+    for try = 1, 2 do
+        local id = redis.pcall('XADD', log, 'MAXLEN', '~', '100000', decimal(head.position + 1) .. '-0', 'f', message)
+        if type(id) ~= 'table' or not id.err then
+            head.position = head.position + 1
+            return nil
+        end
+        if try == 2 or log_last(log) <= head.position then return id end
+        rotate(log)
+    end
+end
+
+-- Once a minute forget what is older than the last mark: a host that was away for longer repairs itself.
+local function trim(log)
+    if now - head.mark_us < 60000000 and now >= head.mark_us then return end
+    redis.pcall('XTRIM', log, 'MINID', '~', decimal(head.mark))
+    head.mark, head.mark_us = head.position, now
+end
+
+local function publish(channel, message)
+    redis.pcall('PUBLISH', channel, pack64(head.position) .. head.epoch .. message)
+end

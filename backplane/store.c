@@ -1,0 +1,345 @@
+/*
+ * store.c - records in Redis: fetch, ticket, fill, on the caller's thread and its own line.
+ *
+ * A fetch reads record and head in one atomic step, so the head's position is as-of: what was confirmed up to it is in what we
+ * read.  Where the head is not of the page's epoch, or is behind what we know, the answer could not be judged; then one look
+ * (renew_look) has the page adopt what there is, and the question is asked once more.
+ *
+ * Whether an answer may be served is core's to judge.  Here only what is no answer at all falls away: void by a clear, past its
+ * time, or not sealed by a key holder for just this key - that is a miss, never an error, for anybody may write to Redis.
+ */
+#include <fleet.h>
+#include <store.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define STORE_ROUNDS 2
+#define STORE_GIVE_BACK_MS 250
+
+enum store_agreement store_agrees(const struct stored_head *head, const struct remote_part *page)
+{
+    if (!head || head->epoch != page->epoch || head->position < page->position || head->position < page->applied)
+        return STORE_DIFFERS;
+    return STORE_AGREES;
+}
+
+bool store_lives(const struct stored_record *record, uint64_t clear, uint64_t now_us)
+{
+    if (record->state != STORED_VALUE && record->state != STORED_ABSENT)
+        return false;
+    return record->born >= clear && (record->expiry_us == 0 || record->expiry_us > now_us);
+}
+
+/* Open what a record seals into the buffer. */
+static bool store_open(struct fleet *fleet, const struct remote_key *key, const struct stored_record *record,
+                       freshet_buf *buf)
+{
+    struct seal_facts facts = {
+        .kind = record->state == STORED_ABSENT ? 2 : 1,
+        .version = record->version,
+        .writer = record->writer,
+        .source_version = record->source_version,
+        .expiry_us = record->expiry_us,
+        .key = key->data,
+        .key_size = key->size,
+    };
+
+    memcpy(facts.cache, fleet->cache, sizeof facts.cache);
+    if (seal_open(fleet->keyring, &facts, record->sealed, record->sealed_size, buf->data))
+        return true;
+    buf->size = 0;
+    remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
+    remote_say(FRESHET_DEBUG, "%s: an entry in Redis was not sealed for its key by a key holder, and is ignored", fleet->name);
+    return false;
+}
+
+/* A record's bytes, read at `position` of `epoch`, as the answer: REMOTE_RECORD or REMOTE_NONE. */
+static freshet_result store_answer(struct fleet *fleet, const struct remote_key *key, const void *bytes, size_t size,
+                                   uint64_t epoch, uint64_t position, uint64_t clear, struct remote_answer *answer,
+                                   freshet_buf *buf)
+{
+    struct stored_record record;
+    size_t room;
+    freshet_result result;
+
+    answer->found = REMOTE_NONE;
+    if (!stored_record_decode(&record, bytes, size) || !store_lives(&record, clear, fleet_time_us(fleet)) ||
+        record.born > position || record.sealed_size < SEAL_OVERHEAD)
+        return FRESHET_OK;
+    room = record.sealed_size - SEAL_OVERHEAD;
+    if (room > fleet->facts.value_max || (record.state == STORED_ABSENT && room != 0))
+        return FRESHET_OK;
+    /* Sized by the sealed bytes themselves, which are there and are as many; the value replaces them. */
+    if ((result = freshet_buf_set(buf, record.sealed, room > 0 ? room : 1)) != FRESHET_OK)
+        return result;
+    if (!store_open(fleet, key, &record, buf))
+        return FRESHET_OK;
+    buf->size = room;
+    answer->found = REMOTE_RECORD;
+    answer->record = (struct remote_record){
+        .absent = record.state == STORED_ABSENT,
+        .epoch = epoch,
+        .as_of = position,
+        .born = record.born,
+        .version = record.version,
+        .writer = record.writer,
+        .source_version = record.source_version,
+        .expires_ns = fleet_boot_ns(fleet, record.expiry_us),
+    };
+    return FRESHET_OK;
+}
+
+/* ---- fetch ---- */
+
+static const struct resp *store_bulk(const struct resp *reply, size_t n)
+{
+    if (reply->type != RESP_ARRAY || reply->count != 2 || !reply->items[n] || reply->items[n]->type != RESP_STRING)
+        return NULL;
+    return reply->items[n];
+}
+
+/* {record, head} as Redis gave it.  *ret_again: not of the page's history, or its clock is not known yet. */
+static freshet_result store_fetched(struct fleet *fleet, const struct remote_key *key, const struct resp *reply,
+                                    const struct remote_part *page, struct remote_answer *answer, freshet_buf *buf,
+                                    bool *ret_again)
+{
+    const struct resp *record = store_bulk(reply, 0), *text = store_bulk(reply, 1);
+    struct stored_head head;
+    bool whole = text && stored_head_decode(&head, text->text, text->size);
+
+    answer->found = REMOTE_NONE;
+    if (reply->type == RESP_ERROR)
+        return remote_fail(FRESHET_EREDIS, "Redis answered MGET with: %.200s", reply->text);
+    *ret_again = store_agrees(whole ? &head : NULL, page) != STORE_AGREES || remote_clock(fleet->host) == 0;
+    if (*ret_again || !record)
+        return FRESHET_OK;
+    return store_answer(fleet, key, record->text, record->size, head.epoch, head.position, head.clear, answer, buf);
+}
+
+freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns, struct remote_answer *answer,
+                           freshet_buf *buf)
+{
+    struct fleet *fleet = remote;
+    const struct fleet_names *names = &fleet->names[key->partition];
+    char name[FLEET_NAME_SIZE];
+    const char *argv[] = {"MGET", name, names->head};
+    size_t sizes[] = {4, fleet_record_name(names, key->hash, name), strlen(names->head)};
+    freshet_result result = FRESHET_OK;
+    bool again = true;
+
+    fleet_mind(fleet);
+    for (int round = 0; result == FRESHET_OK && again && round < STORE_ROUNDS; round++) {
+        struct remote_part page;
+        struct resp *reply = NULL;
+
+        if (round > 0 && (result = renew_look(fleet, key->partition, false, deadline_ns)) != FRESHET_OK)
+            break;
+        remote_part(fleet->host, key->partition, &page);
+        answer->asked_ns = fleet_now_ns();
+        result = lines_ask(fleet->lines, 3, argv, sizes, deadline_ns, &reply, NULL);
+        if (result == FRESHET_OK)
+            result = store_fetched(fleet, key, reply, &page, answer, buf, &again);
+        resp_free(reply);
+    }
+    if (again)
+        answer->found = REMOTE_NONE; /* another history than this host's: what it has is no answer for us */
+    return result == FRESHET_MISS || result == FRESHET_EINVAL ? FRESHET_OK : result;
+}
+
+/* ---- ticket ---- */
+
+static void store_ticket_taken(const struct answer *said, const uint8_t context[FLEET_CONTEXT_SIZE],
+                               struct remote_answer *answer)
+{
+    const void *prefer;
+    size_t size;
+
+    answer->found = REMOTE_TICKET;
+    memcpy(answer->ticket.id, context + FLEET_CONTEXT_SIZE - sizeof answer->ticket.id, sizeof answer->ticket.id);
+    answer->ticket.epoch = said->epoch;
+    answer->ticket.position = said->position;
+    answer->ticket.prefer_primary = answer_bytes(said, 0, &prefer, &size) && size == 1 && *(const char *)prefer == '1';
+}
+
+/* One question.  *ret_again: a record of another history than the page's. */
+static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_key *key, const char *life,
+                                       int64_t deadline_ns, struct remote_answer *answer, freshet_buf *buf, bool *ret_again)
+{
+    const struct fleet_names *names = &fleet->names[key->partition];
+    uint8_t context[FLEET_CONTEXT_SIZE];
+    char name[FLEET_NAME_SIZE];
+    const char *argv[] = {names->head, name, (const char *)context, life};
+    size_t sizes[] = {strlen(names->head), fleet_record_name(names, key->hash, name), sizeof context, strlen(life)};
+    struct resp *reply = NULL;
+    struct remote_part page;
+    struct answer said;
+    const void *bytes;
+    size_t size;
+    freshet_result result;
+
+    answer->found = REMOTE_NONE;
+    *ret_again = false;
+    remote_part(fleet->host, key->partition, &page);
+    fleet_context(fleet, page.epoch, 0, context);
+    answer->asked_ns = fleet_now_ns();
+    result = lines_script(fleet->lines, SCRIPT_TICKET, 2, 4, argv, sizes, deadline_ns, &reply, NULL);
+    if (result != FRESHET_OK)
+        return result;
+    if (!answer_read(&said, reply) || said.status == ANSWER_CONFLICT) {
+        result = remote_fail(FRESHET_EREDIS, "Redis answered the ticket script with: %.200s", said.text);
+    } else if (said.status == ANSWER_TICKET) {
+        store_ticket_taken(&said, context, answer);
+    } else if (said.status == ANSWER_RECORD && answer_bytes(&said, 0, &bytes, &size)) {
+        *ret_again = said.epoch != page.epoch || said.position < page.position || remote_clock(fleet->host) == 0;
+        if (!*ret_again)
+            result = store_answer(fleet, key, bytes, size, said.epoch, said.position, 0, answer, buf);
+    }
+    /* A ticket keeps its worth: what is filled with it is as old as the fill.  But the page has to know the epoch then. */
+    if (result == FRESHET_OK && said.epoch != page.epoch && !*ret_again && answer->found == REMOTE_TICKET)
+        (void)renew_look(fleet, key->partition, false, deadline_ns);
+    resp_free(reply);
+    return result;
+}
+
+freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t ticket_ms, int64_t deadline_ns,
+                            struct remote_answer *answer, freshet_buf *buf)
+{
+    struct fleet *fleet = remote;
+    freshet_result result;
+    char life[24];
+    bool again;
+
+    fleet_mind(fleet);
+    (void)snprintf(life, sizeof life, "%" PRIu32, ticket_ms);
+    result = store_ticket_ask(fleet, key, life, deadline_ns, answer, buf, &again);
+    if (result == FRESHET_OK && again) {
+        result = renew_look(fleet, key->partition, false, deadline_ns);
+        if (result == FRESHET_OK)
+            result = store_ticket_ask(fleet, key, life, deadline_ns, answer, buf, &again);
+    }
+    return result == FRESHET_MISS || result == FRESHET_EINVAL ? FRESHET_OK : result;
+}
+
+/* ---- fill ---- */
+
+/* The fill script's words and answer; `sealed_size` 0: give the ticket back. */
+static freshet_result store_fill_send(struct fleet *fleet, const struct remote_key *key, const struct remote_ticket *ticket,
+                                      const struct seal_facts *facts, const uint8_t *sealed, size_t sealed_size,
+                                      uint32_t ttl_ms, int64_t deadline_ns, struct answer *ret_said, struct resp **ret_reply)
+{
+    const struct fleet_names *names = &fleet->names[key->partition];
+    uint8_t context[FLEET_CONTEXT_SIZE], version[8], writer[8], source[8];
+    char name[FLEET_NAME_SIZE], state[4], expiry[24], px[24];
+    const char *argv[12];
+    size_t sizes[12];
+    struct fleet_words words = {argv, sizes, 0};
+    struct remote_part page;
+    freshet_result result;
+
+    remote_part(fleet->host, key->partition, &page);
+    fleet_context(fleet, page.epoch, 0, context);
+    bytes_put64(version, facts->version);
+    bytes_put64(writer, facts->writer);
+    bytes_put64(source, facts->source_version);
+    (void)snprintf(state, sizeof state, "%u", facts->kind & 3u);
+    (void)snprintf(expiry, sizeof expiry, "%" PRIu64, facts->expiry_us);
+    (void)snprintf(px, sizeof px, "%" PRIu32, ttl_ms);
+    fleet_word_text(&words, names->head);
+    fleet_word(&words, name, fleet_record_name(names, key->hash, name));
+    fleet_word(&words, context, sizeof context);
+    fleet_word(&words, ticket->id, sizeof ticket->id);
+    fleet_word_text(&words, state);
+    fleet_word(&words, version, sizeof version);
+    fleet_word(&words, writer, sizeof writer);
+    fleet_word(&words, source, sizeof source);
+    fleet_word_text(&words, expiry);
+    fleet_word(&words, sealed_size ? (const char *)sealed : "", sealed_size);
+    fleet_word_text(&words, px);
+    result = lines_script(fleet->lines, SCRIPT_FILL, 2, words.count, argv, sizes, deadline_ns, ret_reply, NULL);
+    if (result == FRESHET_OK && (!answer_read(ret_said, *ret_reply) || ret_said->status == ANSWER_CONFLICT))
+        return remote_fail(FRESHET_EREDIS, "Redis answered the fill script with: %.200s", ret_said->text);
+    return result;
+}
+
+/* What a fill's answer says: the record as Redis has it, or that it was refused. */
+static freshet_result store_filled(struct fleet *fleet, const struct answer *said, const struct seal_facts *facts,
+                                   struct remote_record *ret_record)
+{
+    switch (said->status) {
+    case ANSWER_OK:
+        *ret_record = (struct remote_record){
+            .absent = facts->kind == 2,
+            .epoch = said->epoch,
+            .as_of = said->position,
+            .born = said->position,
+            .version = facts->version,
+            .writer = facts->writer,
+            .source_version = facts->source_version,
+            .expires_ns = fleet_boot_ns(fleet, facts->expiry_us),
+        };
+        return FRESHET_OK;
+    case ANSWER_REFUSED:
+        return FRESHET_MISS;
+    case ANSWER_OUTDATED:
+        return FRESHET_OUTDATED;
+    default:
+        return remote_fail(FRESHET_EREDIS, "Redis answered the fill script with: %.200s", said->text);
+    }
+}
+
+freshet_result store_fill(void *remote, const struct remote_key *key, const struct remote_ticket *ticket,
+                          const struct remote_change *content, int64_t deadline_ns, struct remote_record *ret_record)
+{
+    struct fleet *fleet = remote;
+    size_t size = content->absent ? 0 : content->value_size;
+    struct seal_facts facts = {
+        .kind = content->absent ? 2 : 1,
+        .version = fleet_time_us(fleet),
+        .writer = fleet->writer,
+        .source_version = content->source_version,
+        .key = key->data,
+        .key_size = key->size,
+    };
+    struct resp *reply = NULL;
+    struct answer said;
+    freshet_result result;
+    uint8_t *sealed;
+
+    if (content->ttl_ms && remote_clock(fleet->host) == 0 &&
+        (result = renew_look(fleet, key->partition, false, deadline_ns)) != FRESHET_OK)
+        return result; /* an expiry is told in Redis's time */
+    if (content->ttl_ms) {
+        facts.version = fleet_time_us(fleet);
+        facts.expiry_us = facts.version + content->ttl_ms * UINT64_C(1000);
+    }
+    if (!(sealed = malloc(size + SEAL_OVERHEAD)))
+        return remote_fail(FRESHET_ENOMEM, "no memory to seal a value of %zu bytes", size);
+    memcpy(facts.cache, fleet->cache, sizeof facts.cache);
+    result = seal_value(fleet->keyring, &facts, content->value, size, sealed);
+    if (result == FRESHET_OK) {
+        remote_step("filling");
+        result = store_fill_send(fleet, key, ticket, &facts, sealed, size + SEAL_OVERHEAD, content->ttl_ms, deadline_ns, &said,
+                                 &reply);
+    }
+    if (result == FRESHET_OK)
+        result = store_filled(fleet, &said, &facts, ret_record);
+    resp_free(reply);
+    free(sealed);
+    return result;
+}
+
+void store_give_back(void *remote, const struct remote_key *key, const struct remote_ticket *ticket)
+{
+    struct fleet *fleet = remote;
+    struct seal_facts none = {0};
+    struct resp *reply = NULL;
+    struct answer said;
+
+    if (lines_away(fleet->lines))
+        return; /* it ends by itself */
+    (void)store_fill_send(fleet, key, ticket, &none, NULL, 0, 0, fleet_now_ns() + STORE_GIVE_BACK_MS * FLEET_NS_PER_MS, &said,
+                          &reply);
+    resp_free(reply);
+}

@@ -1,0 +1,28 @@
+/*
+ * store.h - records in Redis: fetch, ticket, fill.  The functions are remote.h's operations of the same names.
+ */
+#ifndef BACKPLANE_STORE_H
+#define BACKPLANE_STORE_H
+
+#include <remote.h>
+#include <stored.h>
+
+enum store_agreement {
+    STORE_AGREES,
+    STORE_DIFFERS /* no head, another epoch, or a position below one that we know to be confirmed */
+};
+/* May an answer beside this head be judged by this page?  `page` is what was known before asking.  Pure. */
+enum store_agreement store_agrees(const struct stored_head *head /* NULL: none */, const struct remote_part *page);
+
+/* Is this record a live entry, at Redis's time `now_us`?  Pure. */
+bool store_lives(const struct stored_record *record, uint64_t clear, uint64_t now_us);
+
+freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns, struct remote_answer *answer,
+                           freshet_buf *buf);
+freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t ticket_ms, int64_t deadline_ns,
+                            struct remote_answer *answer, freshet_buf *buf);
+freshet_result store_fill(void *remote, const struct remote_key *key, const struct remote_ticket *ticket,
+                          const struct remote_change *content, int64_t deadline_ns, struct remote_record *ret_record);
+void store_give_back(void *remote, const struct remote_key *key, const struct remote_ticket *ticket);
+
+#endif

@@ -1,0 +1,222 @@
+/*
+ * control.h - the control page: what the host's processes know together about what may be served.
+ *
+ * A file of its own in the tier's directory, allocated in full before it is mapped (a full file system is an error at
+ * open, never a SIGBUS later).  All words that decide coherence are atomics that only rise, so a process that was
+ * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, in outbox.c and in the
+ * inline readers of this file; nobody else touches the page.
+ *
+ * The order of stores: fence, then applied, then proven-at, each a release; a reader takes proven-at first (acquire),
+ * copies nothing after, and looks at the clock last (servable.c).
+ */
+#ifndef CORE_CONTROL_H
+#define CORE_CONTROL_H
+
+#include <freshet.h>
+#include <key.h>
+#include <stdatomic.h>
+
+#define CONTROL_OUTBOX_SLOTS 4096u
+#define CONTROL_RECENT_SLOTS 2048u
+
+/* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under the
+ * key below: a check against damage, not a secret. */
+#define CONTROL_HEAD_SIZE 512u
+#define CONTROL_HEAD_K0 0x6c6f72746e6f4346u /* "FControl" */
+#define CONTROL_HEAD_K1 0x3130656761507246u /* "FrPage01" */
+
+/* Without a word from anybody. */
+#define CONTROL_TIER_SIZE_DEFAULT (64ull << 20)
+#define CONTROL_TIER_SIZE_MOST (1ull << 46) /* half of what a process can map */
+
+/* What a page is made for; checked against an existing one. */
+struct control_shape {
+    char name[FRESHET_NAME_MAX + 1];
+    uint64_t tier_size;        /* 0: whatever an existing page has, else CONTROL_TIER_SIZE_DEFAULT */
+    uint32_t partitions;       /* 0: whatever an existing page has, else 1 */
+    uint32_t max_staleness_ms; /* the tier's upper limit, fixed by its creator */
+};
+
+enum control_fit {
+    CONTROL_FITS,
+    CONTROL_MISSING,   /* no file */
+    CONTROL_FOREIGN,   /* not ours: another magic, format, owner, truncated, head damaged */
+    CONTROL_BOOT,      /* of an earlier boot of this host */
+    CONTROL_NAMESPACE, /* made in another PID or time namespace */
+    CONTROL_SHAPE      /* ours and of this boot, but of another name, size or partitions */
+};
+
+struct control_part; /* one partition's words */
+struct control_page; /* the mapping */
+
+struct control {
+    struct control_page *page;
+    size_t size;
+    struct key_space space;
+    uint64_t tier_size;
+    uint32_t max_staleness_ms;
+    uint8_t host_id[16];
+    uint64_t generation; /* random, drawn with the page; the map's file name carries it (tier.c), so that a map never
+                          * meets a page that is not its own */
+    /* where the tables are */
+    struct control_part *parts;
+    _Atomic uint64_t *fences; /* partitions * fence_slots */
+    _Atomic uint8_t *touched; /* touch_slots */
+    struct control_outbox *outbox;
+    struct control_recent *recent;
+};
+
+/* ---- the file (dirfd: the tier's directory) ---- */
+
+/* Does the file `control` in the directory fit?  On CONTROL_FITS it is mapped.  `ret_why` gets a sentence otherwise.
+ * freshet_error is set only for failures of the system (then CONTROL_FOREIGN). */
+enum control_fit control_open(struct control *control, int dirfd, const struct control_shape *shape,
+                              char *ret_why, size_t why_size);
+/* Make it: allocated in full, filled in under a temporary name, renamed into place, mapped.  FRESHET_ENOSPC and the like. */
+freshet_result control_create(struct control *control, int dirfd, const struct control_shape *shape);
+void control_close(struct control *control);
+/* Bytes that a page of this shape takes. */
+size_t control_file_size(const struct control_shape *shape);
+
+/* ---- a partition's words ---- */
+
+struct control_part {
+    _Alignas(64) _Atomic uint64_t epoch;  /* 0: no fleet */
+    _Atomic uint64_t floor;
+    _Atomic uint64_t clear;
+    _Atomic uint64_t applied;
+    _Atomic uint64_t proven;              /* 16 bits: the epoch's tag; 48: CLOCK_BOOTTIME in us; see control_proof_ns */
+    _Atomic uint64_t position;            /* newest known; without a fleet the counter itself */
+    _Atomic uint64_t newest_change_ns;    /* CLOCK_BOOTTIME of the last change applied: prefer_primary counts from it */
+    char pad[8];
+};
+
+/* Raise a word to at least `value` (fetch-max, release).  True when it was below. */
+bool control_raise(_Atomic uint64_t *word, uint64_t value);
+
+static inline _Atomic uint64_t *control_fence(const struct control *control, uint32_t partition, uint32_t slot)
+{
+    return &control->fences[(size_t)partition * control->space.fence_slots + slot];
+}
+
+/* Without a fleet: take the next position of the partition. */
+uint64_t control_next_position(struct control *control, uint32_t partition);
+
+/* A proof and the epoch that it is for cannot share a word, so the proof carries 16 bits that follow from the epoch.  Whoever
+ * reads takes the proof first, the epoch second: where the tag is another epoch's, nothing is proven.  So an adopter
+ * that is stopped halfway, while a sibling still proves the old epoch, leaves no proof behind that the new one inherits. */
+static inline uint16_t control_tag(uint64_t epoch)
+{
+    return (uint16_t)(epoch ^ epoch >> 16 ^ epoch >> 32 ^ epoch >> 48);
+}
+
+/* The time in a proven word, in ns; 0 when it proves nothing for this epoch. */
+static inline int64_t control_proof_ns(uint64_t proven, uint64_t epoch)
+{
+    return (uint16_t)(proven >> 48) == control_tag(epoch) ? (int64_t)(proven & 0xffffffffffffu) * 1000 : 0;
+}
+
+/* What a renewer notes before it asks. */
+struct control_question {
+    int64_t asked_ns;   /* CLOCK_BOOTTIME before sending */
+    uint16_t rotation;  /* the tag of the proven word, then */
+};
+struct control_question control_ask(const struct control *control, uint32_t partition);
+/* The answer showed that nothing was missing: proven-at rises to the asking time, unless the epoch is another, the
+ * position is not applied, or the page met a new epoch since the question.  True when proven (now or already later). */
+bool control_prove(struct control *control, uint32_t partition, struct control_question question,
+                   uint64_t epoch, uint64_t position);
+/* Adopt a history: unproven, then floor, clear, applied, position, then the epoch by compare-and-swap from `from`.
+ * True when the page then has `to`, through us or through a sibling that was quicker. */
+bool control_adopt(struct control *control, uint32_t partition, uint64_t from, uint64_t to,
+                   uint64_t position, uint64_t clear);
+/* The log was trimmed or unreadable up to `position`: floor, then applied. */
+void control_repair(struct control *control, uint32_t partition, uint64_t position);
+/* proven-at in ns of CLOCK_BOOTTIME; 0: never. */
+int64_t control_proven_ns(const struct control *control, uint32_t partition);
+
+/* ---- host-wide words ---- */
+
+enum control_counter { /* one for each counter of freshet_stats, in its order */
+    COUNT_HITS, COUNT_ABSENTS, COUNT_STALES, COUNT_MISSES, COUNT_REDIS_HITS, COUNT_REDIS_MISSES,
+    COUNT_LOADS, COUNT_JOINED, COUNT_LOAD_FAILURES, COUNT_PUTS, COUNT_INVALIDATIONS, COUNT_CLEARS,
+    COUNT_QUEUED, COUNT_RESENT, COUNT_FILLS, COUNT_FILLS_DROPPED, COUNT_FILLS_REFUSED,
+    COUNT_EVICTIONS, COUNT_VOIDS, COUNT_EXPIRED, COUNT_FRAMES, COUNT_FRAMES_REFUSED,
+    COUNT_RENEWALS, COUNT_RENEWALS_FAILED, COUNT_ADOPTIONS, COUNT_REPAIRS, COUNT_TAKEOVERS, COUNT_RECONNECTS,
+    COUNT_MAP_FULL, COUNT_ALL
+};
+void control_count(struct control *control, enum control_counter counter, uint64_t n);
+uint64_t control_counted(const struct control *control, enum control_counter counter);
+
+/* The difference between Redis's clock and CLOCK_BOOTTIME, us; newest estimate wins. 0 when never told. */
+void control_set_redis_clock(struct control *control, int64_t offset_us);
+int64_t control_redis_clock(const struct control *control);
+
+/* Which fleet (a hash of its address) and whether: 0 none.  control_join_fleet answers false when another is set
+ * and `alone` is false; changing from one fleet to another takes every partition's proof away. */
+uint64_t control_fleet(const struct control *control);
+bool control_join_fleet(struct control *control, uint64_t fleet, bool alone);
+
+/* The subscriber's seat: {pid, random id of the process's fleet}. */
+struct control_seat { uint64_t holder; int32_t pid; };
+struct control_seat control_seat(const struct control *control);
+/* Take it from whoever is seen in it; false when somebody was quicker. `holder` 0 leaves it empty. */
+bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, int32_t pid);
+
+/* ---- the outbox: changes that Redis has not confirmed, key hashes only, in the page so that they survive kill -9 ----
+ * How it stays exact at any instruction, and why: outbox.c. */
+
+enum control_outbox_kind { OUTBOX_KEY = 1, OUTBOX_CLEAR = 2 };
+enum control_outbox_state {
+    OUTBOX_FREE = 0,
+    OUTBOX_CLAIMED = 1, /* being filled in by its owner: nothing has been promised, so it blocks nobody; when its owner dies it
+                         * is freed */
+    OUTBOX_SENDING = 2, /* its owner has it on the way to Redis */
+    OUTBOX_QUEUED = 3,  /* nobody has: whoever holds the seat sends it */
+};
+
+/* Write down `count` hashes (or, with hashes NULL, one OUTBOX_CLEAR) of a partition, in state SENDING; ret_slots gets
+ * their indexes.  False when there is no room, and nothing is written down: write down a clear of the partition instead,
+ * for which room is always kept (so that call cannot fail).  With no slot left the clears of a partition share one, which
+ * only the seat's holder ends: the adder may send its clear all the same, and another follows later. */
+bool control_outbox_add(struct control *control, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
+                        uint16_t *ret_slots);
+/* Confirmed, and its fence is raised: free them (and remember the keys for `recent`); `position` 0: only free (it never had to
+ * be sent).  Slots that are no longer this process's are left alone. */
+void control_outbox_done(struct control *control, const uint16_t *slots, uint32_t count, uint64_t position);
+/* Not confirmed: leave them for the seat's holder. */
+void control_outbox_queue(struct control *control, const uint16_t *slots, uint32_t count);
+/* Take up to `most` QUEUED entries of one kind and partition, and SENDING ones whose owner is dead, to send them (state SENDING,
+ * owner self).  Returns how many; ret_hashes may be NULL for clears. */
+uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind,
+                             uint32_t most, uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
+/* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed.  (A clear needs no
+ * remembering: a new epoch begins with one.) */
+uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms,
+                               uint32_t most, uint8_t (*ret_hashes)[16]);
+/* How many wait (QUEUED, or orphaned), in all partitions or in one (UINT32_MAX: all). */
+uint32_t control_outbox_waiting(struct control *control, uint32_t partition);
+/* Is this key (or its partition, by a clear) in the outbox?  Called for each hit: one load when the outbox is empty. */
+bool control_outbox_pending_slow(const struct control *control, const struct key *key);
+/* Upper 48 bits: a version that every add raises; lower 16: 0 when nothing is in, else 1 + how many slots need looking at. */
+const _Atomic uint64_t *control_outbox_word(const struct control *control);
+
+static inline bool control_outbox_pending(const struct control *control, const struct key *key)
+{
+    /* seq_cst pairs with the adder's own: see outbox.c */
+    if ((atomic_load_explicit(control_outbox_word(control), memory_order_seq_cst) & 0xffff) == 0)
+        return false;
+    return control_outbox_pending_slow(control, key);
+}
+
+/* ---- the access table, for eviction: set by readers only when not yet set ---- */
+static inline void control_touch(const struct control *control, uint32_t touch)
+{
+    _Atomic uint8_t *word = &control->touched[touch];
+    if (atomic_load_explicit(word, memory_order_relaxed) == 0)
+        atomic_store_explicit(word, 1, memory_order_relaxed);
+}
+/* Clears it; true when it was set. */
+bool control_touch_clear(struct control *control, uint32_t touch);
+
+#endif

@@ -1,0 +1,181 @@
+/*
+ * flight.c - one loader a key and process; see flight.h.  Below freshet.c, above nothing but memory and a mutex.
+ *
+ * Flights are few (loads that run right now), so a list under one mutex serves.  A flight lives as long as somebody
+ * holds it: its leader until landing, each who waits until it has copied the result.
+ */
+#include <buf.h>
+#include <clock.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <flight.h>
+
+struct flight {
+    struct flight *next; /* in the air; off the list once landed or overtaken */
+    uint8_t hash[16];
+    void *key; /* the full key: hashes may collide */
+    uint32_t key_size;
+    uint64_t start;
+    unsigned holds;
+    bool landed;
+    freshet_result result;
+    struct record record;
+    freshet_buf value;
+};
+
+struct flights {
+    pthread_mutex_t lock;
+    pthread_cond_t landed;
+    struct flight *air;
+};
+
+freshet_result flights_open(struct flights **ret_flights)
+{
+    struct flights *flights = calloc(1, sizeof *flights);
+    pthread_condattr_t monotonic;
+
+    if (!flights)
+        return FRESHET_ENOMEM;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&flights->landed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&flights->lock, NULL);
+    *ret_flights = flights;
+    return FRESHET_OK;
+}
+
+void flights_close(struct flights *flights)
+{
+    if (!flights)
+        return;
+    pthread_cond_destroy(&flights->landed);
+    pthread_mutex_destroy(&flights->lock);
+    free(flights);
+}
+
+static void flight_free(struct flight *flight)
+{
+    freshet_buf_free(&flight->value);
+    free(flight->key);
+    free(flight);
+}
+
+/* Under the lock: take it off the list, so that nobody joins any more. */
+static void flight_ground(struct flights *flights, struct flight *flight)
+{
+    struct flight **link = &flights->air;
+
+    while (*link && *link != flight)
+        link = &(*link)->next;
+    if (*link)
+        *link = flight->next;
+}
+
+static struct flight *flight_make(const struct key *key, uint64_t start)
+{
+    struct flight *flight = calloc(1, sizeof *flight);
+
+    if (!flight)
+        return NULL;
+    flight->key = malloc(key->size);
+    if (!flight->key) {
+        free(flight);
+        return NULL;
+    }
+    memcpy(flight->key, key->data, key->size);
+    memcpy(flight->hash, key->hash, sizeof flight->hash);
+    flight->key_size = key->size;
+    flight->start = start;
+    flight->holds = 1;
+    return flight;
+}
+
+bool flight_enter(struct flights *flights, const struct key *key, uint64_t start, uint64_t fence,
+                  struct flight **ret_flight)
+{
+    struct flight *flight;
+    bool lead = true;
+
+    pthread_mutex_lock(&flights->lock);
+    for (flight = flights->air; flight; flight = flight->next)
+        if (memcmp(flight->hash, key->hash, sizeof flight->hash) == 0 && flight->key_size == key->size &&
+            memcmp(flight->key, key->data, key->size) == 0)
+            break;
+    if (flight && flight->start >= fence) {
+        flight->holds++;
+        lead = false;
+    } else {
+        if (flight) /* overtaken by a change: whoever comes now must not get its result */
+            flight_ground(flights, flight);
+        flight = flight_make(key, start);
+        if (flight) {
+            flight->next = flights->air;
+            flights->air = flight;
+        }
+    }
+    *ret_flight = flight;
+    pthread_mutex_unlock(&flights->lock);
+    return lead;
+}
+
+void flight_land(struct flights *flights, struct flight *flight, freshet_result result, const struct record *record,
+                 const void *value, size_t size)
+{
+    bool last;
+
+    if (!flight)
+        return;
+    pthread_mutex_lock(&flights->lock);
+    flight_ground(flights, flight);
+    flight->landed = true;
+    flight->result = result;
+    if (record)
+        flight->record = *record;
+    if (flight->holds > 1 && result == FRESHET_OK && freshet_buf_set(&flight->value, value, size) != FRESHET_OK)
+        flight->result = FRESHET_ENOMEM;
+    last = --flight->holds == 0;
+    if (!last)
+        pthread_cond_broadcast(&flights->landed);
+    pthread_mutex_unlock(&flights->lock);
+    if (last)
+        flight_free(flight);
+}
+
+/* A deadline on CLOCK_BOOTTIME as a time of CLOCK_MONOTONIC, which is what a condition can wait for. */
+static struct timespec flight_until(int64_t deadline_ns)
+{
+    struct timespec now;
+    int64_t left = deadline_ns - clock_boot_ns();
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t at = now.tv_sec * CLOCK_NS_PER_S + now.tv_nsec + (left > 0 ? left : 0);
+    return (struct timespec){.tv_sec = at / CLOCK_NS_PER_S, .tv_nsec = at % CLOCK_NS_PER_S};
+}
+
+freshet_result flight_wait(struct flights *flights, struct flight *flight, int64_t deadline_ns,
+                           struct record *ret_record, freshet_buf *buf)
+{
+    struct timespec until = flight_until(deadline_ns);
+    freshet_result result = FRESHET_ETIMEOUT;
+    bool last;
+
+    pthread_mutex_lock(&flights->lock);
+    while (!flight->landed)
+        if (pthread_cond_timedwait(&flights->landed, &flights->lock, &until) == ETIMEDOUT)
+            break;
+    if (flight->landed) {
+        result = flight->result;
+        *ret_record = flight->record;
+        if (result == FRESHET_OK)
+            result = freshet_buf_set(buf, flight->value.data, flight->value.size);
+    }
+    last = --flight->holds == 0;
+    pthread_mutex_unlock(&flights->lock);
+    if (last)
+        flight_free(flight);
+    return result;
+}

@@ -1,0 +1,874 @@
+/*
+ * freshet.c - each public call told as the path its data takes.  Above everything else in core; the fleet, if there is
+ * one, stands behind remote.h's door.
+ *
+ * An answer is judged once, after it was copied, by servable().  Where it came from makes no difference but
+ * one: what Redis's master said itself is proven by the moment of asking, what the tier holds by proven-at.
+ */
+#include <buf.h>
+#include <clock.h>
+#include <errno.h>
+#include <host.h>
+#include <log.h>
+#include <servable.h>
+#include <step.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BOUND_DEFAULT_MS 500u
+#define BOUND_LEAST_MS 20u
+#define BOUND_MOST_MS 600000u
+#define TIER_DEFAULT (64ull << 20)
+#define TIER_LEAST (1ull << 20)
+#define TIER_MOST (1ull << 46)
+#define TICKET_DEFAULT_MS 5000u
+#define ASK_ROUNDS 4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
+
+/* ---- options ---- */
+
+/* Take over an options structure of any size, older or newer; NULL stands for all defaults. */
+static freshet_result options_take(void *ret_options, size_t own_size, const void *options, const char *what)
+{
+    size_t size;
+
+    memset(ret_options, 0, own_size);
+    if (!options)
+        return FRESHET_OK;
+    memcpy(&size, options, sizeof size);
+    if (size < sizeof size || size > 4096)
+        return fail(FRESHET_EINVAL, "%s.struct_size is %zu: start it with FRESHET_INIT(%s)", what, size, what);
+    memcpy(ret_options, options, size < own_size ? size : own_size);
+    return FRESHET_OK;
+}
+
+static bool name_fits(const char *name)
+{
+    size_t size = strnlen(name, FRESHET_NAME_MAX + 1);
+
+    if (size == 0 || size > FRESHET_NAME_MAX || name[0] == '.')
+        return false;
+    return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == size;
+}
+
+/* Check the options and put the defaults in. */
+static freshet_result options_check(freshet_options *o)
+{
+    if (!o->name)
+        o->name = "default";
+    if (!name_fits(o->name))
+        return fail(FRESHET_EINVAL, "the name must be 1 to %u letters, digits, '.', '_' or '-', not starting with '.'",
+                    FRESHET_NAME_MAX);
+    if (o->tier_size && (o->tier_size < TIER_LEAST || o->tier_size > TIER_MOST))
+        return fail(FRESHET_EINVAL, "tier_size is %llu bytes: give 1 MiB to 64 TiB, or 0",
+                    (unsigned long long)o->tier_size);
+    if (!o->value_max)
+        o->value_max = FRESHET_VALUE_MAX_DEFAULT;
+    if (o->value_max > (1u << 30))
+        return fail(FRESHET_EINVAL, "value_max is %u bytes: give at most 1 GiB", o->value_max);
+    if (!o->max_staleness_ms)
+        o->max_staleness_ms = BOUND_DEFAULT_MS;
+    if (o->max_staleness_ms < BOUND_LEAST_MS || o->max_staleness_ms > BOUND_MOST_MS)
+        return fail(FRESHET_EINVAL, "max_staleness_ms is %u: give %u to %u", o->max_staleness_ms, BOUND_LEAST_MS,
+                    BOUND_MOST_MS);
+    if (o->policy != FRESHET_SERVE_NONE && o->policy != FRESHET_SERVE_STALE)
+        return fail(FRESHET_EINVAL, "policy is %d: give FRESHET_SERVE_NONE or FRESHET_SERVE_STALE", (int)o->policy);
+    if (o->partitions > FRESHET_PARTITIONS_MAX)
+        return fail(FRESHET_EINVAL, "partitions is %u: give at most %u", o->partitions, FRESHET_PARTITIONS_MAX);
+    if (!o->deadline_ms)
+        o->deadline_ms = 1000;
+    return FRESHET_OK;
+}
+
+/* ---- open and close ---- */
+
+/* fork() may come before or after: everything of ours in the handle is plain memory. */
+freshet_result freshet_open(freshet **ret_cache, const freshet_options *given)
+{
+    freshet_options options;
+    freshet *cache;
+    freshet_result result;
+
+    if (!ret_cache)
+        return fail(FRESHET_EINVAL, "freshet_open: ret_cache is NULL");
+    if ((result = options_take(&options, sizeof options, given, "freshet_options")) != FRESHET_OK)
+        return result;
+    if ((result = options_check(&options)) != FRESHET_OK)
+        return result;
+    if (!(cache = calloc(1, sizeof *cache)))
+        return fail(FRESHET_ENOMEM, "no memory for a handle");
+    if (options.dir && !(cache->path = strdup(options.dir))) {
+        free(cache);
+        return fail(FRESHET_ENOMEM, "no memory for a handle");
+    }
+    strcpy(cache->name, options.name); /* name_fits has bounded it */
+    cache->options = options;
+    cache->options.name = cache->name;
+    cache->options.dir = cache->path;
+    if ((result = host_open(cache)) != FRESHET_OK) {
+        free(cache->path);
+        free(cache);
+        return result;
+    }
+    *ret_cache = cache;
+    return FRESHET_OK;
+}
+
+void freshet_close(freshet *cache)
+{
+    if (!cache)
+        return;
+    remote_detach(cache);
+    host_close(atomic_load(&cache->host));
+    free(cache->path);
+    free(cache);
+}
+
+const char *freshet_dir(const freshet *cache)
+{
+    return cache ? atomic_load(&cache->host)->dir.path : "";
+}
+
+/* ---- one read, from door to door ---- */
+
+struct reading {
+    struct host *host;
+    const struct remote_ops *ops; /* NULL: not joined */
+    struct key key;
+    freshet_buf *buf;
+    freshet_buf scratch; /* stands in when the caller gave none */
+    freshet_answer *answer;
+    int64_t bound_ns;
+    int64_t deadline_ns; /* 0 until somebody has to wait */
+    uint32_t deadline_ms;
+    bool serve_stale;
+    struct record record;
+    struct judgement judgement;
+};
+
+static freshet_result key_check(const void *key, size_t key_size)
+{
+    if (!key || key_size == 0)
+        return fail(FRESHET_EINVAL, "a key has 1 to %u bytes; this one is %s", FRESHET_KEY_MAX, key ? "empty" : "NULL");
+    if (key_size > FRESHET_KEY_MAX)
+        return fail(FRESHET_ETOOBIG, "a key has at most %u bytes, not %zu", FRESHET_KEY_MAX, key_size);
+    return FRESHET_OK;
+}
+
+static const struct remote_ops *ops_of(struct freshet *cache, struct host *host)
+{
+    if (!atomic_load_explicit(&cache->joined, memory_order_acquire))
+        return NULL;
+    return atomic_load_explicit(&host->ops, memory_order_acquire);
+}
+
+/* An answer structure may be older (shorter) than ours. */
+static freshet_result answer_start(freshet_answer *answer)
+{
+    size_t size;
+
+    if (!answer)
+        return FRESHET_OK;
+    size = answer->struct_size;
+    if (size < sizeof size || size > 4096)
+        return fail(FRESHET_EINVAL, "freshet_answer.struct_size is %zu: start it with FRESHET_INIT(freshet_answer)", size);
+    memset(answer, 0, size < sizeof *answer ? size : sizeof *answer);
+    answer->struct_size = size;
+    return FRESHET_OK;
+}
+
+static freshet_result reading_start(struct reading *r, freshet *cache, const void *key, size_t key_size,
+                                    uint32_t bound_ms, uint32_t deadline_ms, freshet_buf *buf, freshet_answer *answer)
+{
+    freshet_result result;
+
+    if (!cache)
+        return fail(FRESHET_EINVAL, "the cache is NULL");
+    if ((result = key_check(key, key_size)) != FRESHET_OK || (result = answer_start(answer)) != FRESHET_OK)
+        return result;
+    if (!(r->host = host_of(cache)))
+        return FRESHET_EIO;
+    r->ops = ops_of(cache, r->host);
+    r->scratch = (freshet_buf){0};
+    r->buf = buf ? buf : &r->scratch;
+    r->answer = answer;
+    if (bound_ms == 0 || bound_ms > cache->options.max_staleness_ms)
+        bound_ms = cache->options.max_staleness_ms;
+    r->bound_ns = bound_ms * CLOCK_NS_PER_MS;
+    r->deadline_ns = 0;
+    r->deadline_ms = deadline_ms ? deadline_ms : cache->options.deadline_ms;
+    r->serve_stale = cache->options.policy == FRESHET_SERVE_STALE;
+    key_make(&r->key, &r->host->control.space, key, key_size);
+    return FRESHET_OK;
+}
+
+static int64_t reading_deadline(struct reading *r)
+{
+    if (r->deadline_ns == 0)
+        r->deadline_ns = clock_boot_ns() + r->deadline_ms * CLOCK_NS_PER_MS;
+    return r->deadline_ns;
+}
+
+/* What is told of an answer, beside its value. */
+static void answer_fill(const struct record *record, const struct judgement *judged, freshet_source source,
+                        freshet_result result, freshet_answer *answer)
+{
+    freshet_answer full = {
+        .source = source,
+        .stale = result == FRESHET_STALE,
+        .version = record->version,
+        .writer = record->writer,
+        .source_version = record->source_version,
+        .position = record->as_of,
+        .age_bound_ms = judged->age_ns < 0 ? -1 : (judged->age_ns + CLOCK_NS_PER_MS - 1) / CLOCK_NS_PER_MS,
+        .ttl_ms = record->expires_ns == RECORD_NEVER ? -1 : (record->expires_ns - judged->now_ns) / CLOCK_NS_PER_MS,
+        .judged_at_ns = judged->now_ns,
+    };
+
+    if (!answer)
+        return;
+    full.struct_size = answer->struct_size;
+    memcpy(answer, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);
+}
+
+/* The answer is servable: tell of it and name the result. */
+static freshet_result reading_answer(struct reading *r, freshet_source source, freshet_result as)
+{
+    freshet_result result = as == FRESHET_OK && r->record.kind == RECORD_ABSENT ? FRESHET_ABSENT : as;
+
+    if (result == FRESHET_ABSENT)
+        r->buf->size = 0;
+    if (r->answer)
+        answer_fill(&r->record, &r->judgement, source, result, r->answer);
+    return result;
+}
+
+static freshet_result reading_end(struct reading *r, freshet_result result)
+{
+    if (result == FRESHET_MISS)
+        r->buf->size = 0;
+    if (r->scratch.data)
+        freshet_buf_free(&r->scratch);
+    return result;
+}
+
+/* Ask the tier.  FRESHET_OK or FRESHET_ABSENT; FRESHET_MISS with the verdict; or a failure. */
+static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
+{
+    struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
+    freshet_result result = tier_read(tier, &r->key, &r->record, r->buf);
+
+    *ret_verdict = VOID_EXPIRED;
+    if (result != FRESHET_OK)
+        return result == FRESHET_ENOMEM ? fail(result, "no memory for the value") : FRESHET_MISS;
+    *ret_verdict = servable(&r->record, &r->host->control, &r->key, r->bound_ns, 0, &r->judgement);
+    if (*ret_verdict != SERVABLE)
+        return FRESHET_MISS;
+    control_touch(&r->host->control, r->key.touch);
+    result = reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
+    host_count(r->host, result == FRESHET_OK ? COUNT_HITS : COUNT_ABSENTS, r->judgement.now_ns);
+    return result;
+}
+
+/* The bound cannot be shown and Redis cannot be asked: what the policy says of a copy that is right in all else. */
+static freshet_result read_stale(struct reading *r)
+{
+    enum verdict verdict;
+    freshet_result result;
+
+    if (!r->serve_stale)
+        return FRESHET_MISS;
+    result = read_tier(r, &verdict);
+    if (result != FRESHET_MISS || verdict != TOO_OLD)
+        return result;
+    if (r->record.kind == RECORD_ABSENT)
+        return FRESHET_MISS; /* "there was no such row a while ago" helps nobody */
+    control_count(&r->host->control, COUNT_STALES, 1);
+    return reading_answer(r, FRESHET_FROM_TIER, FRESHET_STALE);
+}
+
+static void record_from_remote(struct record *record, const struct remote_record *remote, const struct key *key,
+                               size_t value_size)
+{
+    *record = (struct record){
+        .kind = remote->absent ? RECORD_ABSENT : RECORD_VALUE,
+        .epoch = remote->epoch,
+        .as_of = remote->as_of,
+        .born = remote->born,
+        .version = remote->version,
+        .writer = remote->writer,
+        .source_version = remote->source_version,
+        .expires_ns = remote->expires_ns,
+        .key_size = key->size,
+        .value_size = remote->absent ? 0 : value_size,
+    };
+}
+
+static struct remote_key key_for_remote(const struct key *key)
+{
+    struct remote_key remote = {.data = key->data, .size = key->size, .partition = key->partition};
+
+    memcpy(remote.hash, key->hash, sizeof remote.hash);
+    return remote;
+}
+
+/* An entry came from Redis: judge it as any other, and hand it to the tier.  FRESHET_MISS: a change overtook it. */
+static freshet_result read_remote_record(struct reading *r, const struct remote_answer *answer)
+{
+    STEP("fetched");
+    record_from_remote(&r->record, &answer->record, &r->key, r->buf->size);
+    if (r->record.kind == RECORD_ABSENT)
+        r->buf->size = 0;
+    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE)
+        return FRESHET_MISS;
+    (void)host_fill(r->host, &r->key, &r->record, r->buf->data, NULL); /* one that fails costs a fetch, not the answer */
+    return reading_answer(r, FRESHET_FROM_REDIS, FRESHET_OK);
+}
+
+/* Ask Redis, again while changes overtake its answers. */
+static freshet_result read_remote(struct reading *r)
+{
+    struct remote_key key = key_for_remote(&r->key);
+    freshet_result result = FRESHET_MISS;
+
+    for (int round = 0; round < ASK_ROUNDS && result == FRESHET_MISS; round++) {
+        struct remote_answer answer = {0};
+
+        result = r->ops->fetch(atomic_load(&r->host->remote), &key, reading_deadline(r), &answer, r->buf);
+        if (result == FRESHET_ENOMEM)
+            return result;
+        if (result < 0)
+            return read_stale(r);
+        if (answer.found != REMOTE_RECORD) {
+            control_count(&r->host->control, COUNT_REDIS_MISSES, 1);
+            return FRESHET_MISS;
+        }
+        result = read_remote_record(r, &answer);
+    }
+    control_count(&r->host->control, result == FRESHET_MISS ? COUNT_REDIS_MISSES : COUNT_REDIS_HITS, 1);
+    return result;
+}
+
+freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, const freshet_read_options *given,
+                           freshet_buf *buf, freshet_answer *answer)
+{
+    freshet_read_options options = {0};
+    struct reading r;
+    enum verdict verdict;
+    freshet_result result;
+
+    if (given && (result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK)
+        return result;
+    if ((result = reading_start(&r, cache, key, key_size, options.bound_ms, options.deadline_ms, buf, answer)) != FRESHET_OK)
+        return result;
+    result = read_tier(&r, &verdict);
+    if (result == FRESHET_MISS) {
+        host_count(r.host, COUNT_MISSES, clock_boot_ns());
+        if (r.ops && !options.tier_only)
+            result = read_remote(&r);
+        else if (verdict == TOO_OLD)
+            result = read_stale(&r);
+    }
+    return reading_end(&r, result);
+}
+
+/* ---- get or load ---- */
+
+struct loading {
+    struct reading r;
+    freshet_load_options options;
+    freshet_loader loader;
+    void *arg;
+    uint32_t ttl_ms; /* of the cache */
+    uint32_t value_max;
+    bool prefer_primary;
+    struct remote_change content; /* what the loader answered */
+};
+
+/* Call the loader; its value is in the reading's buffer. */
+static freshet_result load_call(struct loading *l)
+{
+    freshet_load_request request = {
+        .key = l->r.key.data,
+        .key_size = l->r.key.size,
+        .prefer_primary = l->prefer_primary,
+        .ttl_ms = l->options.ttl_ms ? l->options.ttl_ms : l->ttl_ms,
+    };
+    uint32_t ttl_told = request.ttl_ms;
+    freshet_result result;
+
+    l->r.buf->size = 0;
+    control_count(&l->r.host->control, COUNT_LOADS, 1);
+    result = l->loader(&request, l->r.buf, l->arg);
+    if (result != FRESHET_OK && result != FRESHET_ABSENT) {
+        control_count(&l->r.host->control, COUNT_LOAD_FAILURES, 1);
+        l->r.buf->size = 0;
+        return fail(FRESHET_ELOAD, "the loader answered %s (%d)", freshet_result_name(result), (int)result);
+    }
+    if (result == FRESHET_ABSENT && request.ttl_ms == ttl_told && l->options.absent_ttl_ms)
+        request.ttl_ms = l->options.absent_ttl_ms;
+    if (result == FRESHET_ABSENT)
+        l->r.buf->size = 0;
+    l->content = (struct remote_change){
+        .kind = REMOTE_PUT,
+        .absent = result == FRESHET_ABSENT,
+        .value = l->r.buf->data,
+        .value_size = l->r.buf->size,
+        .ttl_ms = request.ttl_ms,
+        .source_version = request.source_version,
+    };
+    return result;
+}
+
+/* Tell of a loaded answer: its age is nought, it was read during the call. */
+static freshet_result load_answer(struct loading *l, freshet_result result)
+{
+    l->r.judgement = (struct judgement){.now_ns = clock_boot_ns(), .age_ns = 0};
+    if (l->r.answer)
+        answer_fill(&l->r.record, &l->r.judgement, FRESHET_FROM_LOADER, result, l->r.answer);
+    return result;
+}
+
+/* The loaded answer as a record that nothing stores. */
+static void load_record(struct loading *l)
+{
+    l->r.record = (struct record){
+        .kind = l->content.absent ? RECORD_ABSENT : RECORD_VALUE,
+        .source_version = l->content.source_version,
+        .expires_ns = l->content.ttl_ms ? clock_boot_ns() + l->content.ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
+        .key_size = l->r.key.size,
+        .value_size = l->content.value_size,
+    };
+}
+
+/* Load and keep nothing: no ticket was to be had in time. */
+static freshet_result load_unkept(struct loading *l)
+{
+    freshet_result result = load_call(l);
+
+    if (result < 0)
+        return result;
+    load_record(l);
+    return load_answer(l, result);
+}
+
+/* Load for this host alone: the record is as old as the position at which the load began. */
+static freshet_result load_local(struct loading *l, uint64_t start)
+{
+    freshet_result result = load_call(l);
+
+    if (result < 0)
+        return result;
+    load_record(l);
+    l->r.record.as_of = l->r.record.born = start;
+    l->r.record.version = clock_real_us();
+    if (l->content.value_size <= l->value_max)
+        (void)host_fill(l->r.host, &l->r.key, &l->r.record, l->content.value, NULL);
+    return load_answer(l, result);
+}
+
+/* Load with the right to fill, and fill.  A fill that a change overtook is refused by Redis: the caller still has its answer. */
+static freshet_result load_with_ticket(struct loading *l, const struct remote_ticket *ticket)
+{
+    struct remote_key key = key_for_remote(&l->r.key);
+    void *remote = atomic_load(&l->r.host->remote);
+    struct remote_record stored = {0};
+    freshet_result result, filled;
+
+    l->prefer_primary = ticket->prefer_primary;
+    result = load_call(l);
+    if (result < 0 || l->content.value_size > l->value_max) {
+        l->r.ops->give_back(remote, &key, ticket);
+        if (result >= 0)
+            load_record(l);
+        return result < 0 ? result : load_answer(l, result);
+    }
+    STEP("loaded");
+    filled = l->r.ops->fill(remote, &key, ticket, &l->content, clock_boot_ns() + l->r.deadline_ms * CLOCK_NS_PER_MS,
+                            &stored);
+    if (filled == FRESHET_OK) {
+        record_from_remote(&l->r.record, &stored, &l->r.key, l->content.value_size);
+        (void)host_fill(l->r.host, &l->r.key, &l->r.record, l->content.value, NULL);
+    } else {
+        if (filled > 0)
+            control_count(&l->r.host->control, COUNT_FILLS_REFUSED, 1);
+        load_record(l);
+    }
+    return load_answer(l, result);
+}
+
+/* Somebody else in the fleet loads: look again in a moment, a little later each time. */
+static bool load_pause(int64_t deadline_ns, int round)
+{
+    int64_t pause = CLOCK_NS_PER_MS << (round < 4 ? round : 4);
+    int64_t left = deadline_ns - clock_boot_ns();
+
+    if (left <= 0)
+        return false;
+    if (pause > left)
+        pause = left;
+    struct timespec time = {.tv_sec = pause / CLOCK_NS_PER_S, .tv_nsec = pause % CLOCK_NS_PER_S};
+    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
+    return true;
+}
+
+/* Lead a load in the fleet: an entry, the right to fill, or wait for who has it. */
+static freshet_result load_remote(struct loading *l)
+{
+    struct remote_key key = key_for_remote(&l->r.key);
+    uint32_t ticket_ms = l->options.ticket_ms ? l->options.ticket_ms : TICKET_DEFAULT_MS;
+    freshet_result result;
+
+    for (int round = 0;; round++) {
+        struct remote_answer answer = {0};
+
+        result = l->r.ops->ticket(atomic_load(&l->r.host->remote), &key, ticket_ms, reading_deadline(&l->r), &answer,
+                                  l->r.buf);
+        if (result == FRESHET_ENOMEM)
+            return result;
+        if (result < 0) {
+            result = read_stale(&l->r);
+            return result == FRESHET_MISS ? load_unkept(l) : result;
+        }
+        if (answer.found == REMOTE_TICKET) {
+            control_count(&l->r.host->control, COUNT_REDIS_MISSES, 1);
+            return load_with_ticket(l, &answer.ticket);
+        }
+        if (answer.found == REMOTE_RECORD && (result = read_remote_record(&l->r, &answer)) != FRESHET_MISS) {
+            control_count(&l->r.host->control, COUNT_REDIS_HITS, 1);
+            return result;
+        }
+        if (control_outbox_pending(&l->r.host->control, &l->r.key) || !load_pause(reading_deadline(&l->r), round))
+            return load_unkept(l);
+    }
+}
+
+/* May this host's knowledge of changes be relied on just now?  Else a running load may have been overtaken unseen. */
+static bool load_host_fresh(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+    uint32_t p = l->r.key.partition;
+
+    if (control_outbox_pending(control, &l->r.key))
+        return false;
+    if (atomic_load(&control->parts[p].epoch) == 0)
+        return true;
+    int64_t proven = control_proven_ns(control, p);
+    return proven != 0 && clock_boot_ns() - proven < l->r.bound_ns;
+}
+
+/* Join the load that runs, if nothing has changed since it began.  FRESHET_MISS: its result is no answer for us. */
+static freshet_result load_join(struct loading *l, struct flight *flight)
+{
+    freshet_result result = flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf);
+    uint64_t fence = atomic_load(control_fence(&l->r.host->control, l->r.key.partition, l->r.key.slot));
+
+    if ((result != FRESHET_OK && result != FRESHET_ABSENT) || fence > l->r.record.as_of ||
+        control_outbox_pending(&l->r.host->control, &l->r.key))
+        return FRESHET_MISS;
+    control_count(&l->r.host->control, COUNT_JOINED, 1);
+    if (result == FRESHET_ABSENT)
+        l->r.buf->size = 0;
+    return load_answer(l, result);
+}
+
+/* A miss in the tier: one caller of this process goes on, the others wait for it. */
+static freshet_result load_missed(struct loading *l)
+{
+    struct control *control = &l->r.host->control;
+    uint32_t p = l->r.key.partition;
+    bool fresh = load_host_fresh(l);
+    uint64_t start = atomic_load(&control->parts[p].position);
+    uint64_t fence = atomic_load(control_fence(control, p, l->r.key.slot));
+    struct flight *flight = NULL;
+    freshet_result result;
+
+    if (fresh && !flight_enter(l->r.host->flights, &l->r.key, start, fence, &flight)) {
+        result = load_join(l, flight);
+        if (result != FRESHET_MISS)
+            return result;
+        flight = NULL; /* overtaken, failed or too slow: on our own then */
+        start = atomic_load(&control->parts[p].position);
+    }
+    result = l->r.ops ? load_remote(l) : load_local(l, start);
+    if (flight) {
+        struct record landed = l->r.record;
+
+        landed.as_of = start; /* those who wait compare it with the fence: the load began here */
+        flight_land(l->r.host->flights, flight, result, &landed, l->r.buf->data, l->r.buf->size);
+    }
+    return result;
+}
+
+freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, const freshet_load_options *given,
+                            freshet_loader loader, void *arg, freshet_buf *buf, freshet_answer *answer)
+{
+    struct loading l = {.loader = loader, .arg = arg};
+    enum verdict verdict;
+    freshet_result result;
+
+    if (!loader)
+        return fail(FRESHET_EINVAL, "freshet_load: the loader is NULL");
+    if ((result = options_take(&l.options, sizeof l.options, given, "freshet_load_options")) != FRESHET_OK)
+        return result;
+    if ((result = reading_start(&l.r, cache, key, key_size, l.options.bound_ms, l.options.deadline_ms, buf, answer)) !=
+        FRESHET_OK)
+        return result;
+    l.ttl_ms = cache->options.ttl_ms;
+    l.value_max = cache->options.value_max;
+    result = read_tier(&l.r, &verdict);
+    if (result == FRESHET_MISS) {
+        host_count(l.r.host, COUNT_MISSES, clock_boot_ns());
+        if (!l.r.ops && control_fleet(&l.r.host->control) != 0)
+            result = load_unkept(&l); /* a fleet's tier that this handle has not joined: it may look, not fill */
+        else
+            result = load_missed(&l);
+    }
+    return reading_end(&l.r, result);
+}
+
+/* ---- change ---- */
+
+struct changing {
+    struct host *host;
+    const struct remote_ops *ops;
+    freshet_write_options options;
+    int64_t deadline_ns;
+    freshet_change *change;
+};
+
+static freshet_result changing_start(struct changing *c, freshet *cache, const freshet_write_options *given,
+                                     freshet_change *change)
+{
+    freshet_result result;
+
+    if (!cache)
+        return fail(FRESHET_EINVAL, "the cache is NULL");
+    if ((result = options_take(&c->options, sizeof c->options, given, "freshet_write_options")) != FRESHET_OK)
+        return result;
+    if (change && (change->struct_size < sizeof(size_t) || change->struct_size > 4096))
+        return fail(FRESHET_EINVAL, "freshet_change.struct_size is %zu: start it with FRESHET_INIT(freshet_change)",
+                    change->struct_size);
+    if (!(c->host = host_of(cache)))
+        return FRESHET_EIO;
+    c->ops = ops_of(cache, c->host);
+    if (!c->ops && control_fleet(&c->host->control) != 0)
+        return fail(FRESHET_EFLEET, "%s belongs to a fleet: freshet_join before changing anything in it",
+                    c->host->dir.path);
+    if (!c->options.ttl_ms)
+        c->options.ttl_ms = cache->options.ttl_ms;
+    c->deadline_ns = clock_boot_ns() + (c->options.deadline_ms ? c->options.deadline_ms : cache->options.deadline_ms) *
+                                           CLOCK_NS_PER_MS;
+    c->change = change;
+    return FRESHET_OK;
+}
+
+static freshet_result changing_end(struct changing *c, freshet_result result, const struct remote_confirm *confirm)
+{
+    freshet_change full = {.version = confirm->version, .position = confirm->position, .epoch = confirm->epoch};
+
+    if (c->change) {
+        full.struct_size = c->change->struct_size;
+        memcpy(c->change, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);
+    }
+    return result;
+}
+
+/* Without a fleet: the next position, and everything older of the key is void. */
+static uint64_t change_local_key(struct control *control, const struct key *key)
+{
+    uint64_t position = control_next_position(control, key->partition);
+
+    (void)control_raise(control_fence(control, key->partition, key->slot), position);
+    return position;
+}
+
+/* Store for this host alone, and wait until the copy is in the tier: with no Redis behind it there is no other. */
+static freshet_result put_local(struct changing *c, const struct key *key, const struct remote_change *change,
+                                struct remote_confirm *confirm)
+{
+    struct record old, record = {
+        .kind = change->absent ? RECORD_ABSENT : RECORD_VALUE,
+        .version = clock_real_us(),
+        .source_version = change->source_version,
+        .expires_ns = change->ttl_ms ? clock_boot_ns() + change->ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
+        .key_size = key->size,
+        .value_size = change->value_size,
+    };
+    uint64_t ticket;
+
+    if (change->source_version && tier_read(atomic_load(&c->host->tier), key, &old, NULL) == FRESHET_OK &&
+        old.source_version > change->source_version)
+        return FRESHET_OUTDATED;
+    record.as_of = record.born = change_local_key(&c->host->control, key);
+    *confirm = (struct remote_confirm){.position = record.as_of, .version = record.version};
+    for (int round = 0; round < 2; round++) {
+        freshet_result result = host_fill(c->host, key, &record, change->value, &ticket);
+
+        if (result == FRESHET_OK) {
+            (void)writer_wait(atomic_load(&c->host->writer), ticket, c->deadline_ns);
+            break;
+        }
+        if (result < 0)
+            return result;
+        if (!atomic_load(&c->host->writer)) /* dropped: the queue is full; wait for room, once */
+            break;
+        (void)writer_wait(atomic_load(&c->host->writer), UINT64_MAX, c->deadline_ns);
+    }
+    return FRESHET_OK;
+}
+
+static freshet_result put_any(freshet *cache, const void *key_data, size_t key_size, bool absent, const void *value,
+                              size_t value_size, const freshet_write_options *given, freshet_change *change)
+{
+    struct remote_confirm confirm = {0};
+    struct changing c;
+    struct key key;
+    freshet_result result;
+
+    if ((result = key_check(key_data, key_size)) != FRESHET_OK ||
+        (result = changing_start(&c, cache, given, change)) != FRESHET_OK)
+        return result;
+    if (!value && value_size)
+        return fail(FRESHET_EINVAL, "the value is NULL, but has %zu bytes", value_size);
+    if (value_size > cache->options.value_max)
+        return fail(FRESHET_ETOOBIG, "the value has %zu bytes; value_max is %u", value_size, cache->options.value_max);
+    key_make(&key, &c.host->control.space, key_data, key_size);
+    struct remote_key remote_key = key_for_remote(&key);
+    struct remote_change put = {
+        .kind = REMOTE_PUT,
+        .keys = &remote_key,
+        .count = 1,
+        .absent = absent,
+        .value = value,
+        .value_size = value_size,
+        .ttl_ms = c.options.ttl_ms,
+        .source_version = c.options.source_version,
+    };
+    control_count(&c.host->control, COUNT_PUTS, 1);
+    if (!c.ops)
+        return changing_end(&c, put_local(&c, &key, &put, &confirm), &confirm);
+    result = c.ops->change(atomic_load(&c.host->remote), &put, c.deadline_ns, &confirm);
+    if (result == FRESHET_OK) {
+        struct record record;
+
+        record_from_remote(&record, &confirm.record, &key, value_size);
+        (void)host_fill(c.host, &key, &record, value, NULL);
+    }
+    return changing_end(&c, result, &confirm);
+}
+
+freshet_result freshet_put(freshet *cache, const void *key, size_t key_size, const void *value, size_t value_size,
+                           const freshet_write_options *options, freshet_change *change)
+{
+    return put_any(cache, key, key_size, false, value, value_size, options, change);
+}
+
+freshet_result freshet_put_absent(freshet *cache, const void *key, size_t key_size,
+                                  const freshet_write_options *options, freshet_change *change)
+{
+    return put_any(cache, key, key_size, true, NULL, 0, options, change);
+}
+
+freshet_result freshet_invalidate(freshet *cache, const void *key, size_t key_size,
+                                  const freshet_write_options *options, freshet_change *change)
+{
+    freshet_key one = {.data = key, .size = key_size};
+
+    return freshet_invalidate_many(cache, &one, 1, options, change);
+}
+
+/* Hash the keys, in the order of their partitions: a backplane sends each partition's in one frame. */
+static struct remote_key *keys_for_remote(const struct key_space *space, const freshet_key *keys, size_t count)
+{
+    struct remote_key *remote = calloc(count, sizeof *remote);
+    size_t n = 0;
+
+    for (uint32_t p = 0; remote && p < space->partitions && n < count; p++)
+        for (size_t i = 0; i < count; i++) {
+            struct key key;
+
+            key_make(&key, space, keys[i].data, keys[i].size);
+            if (key.partition == p)
+                remote[n++] = key_for_remote(&key);
+        }
+    return remote;
+}
+
+freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, size_t count,
+                                       const freshet_write_options *given, freshet_change *change)
+{
+    struct remote_confirm confirm = {0};
+    struct changing c;
+    struct remote_change invalidate = {.kind = REMOTE_INVALIDATE};
+    freshet_result result;
+
+    if (!keys || count == 0 || count > UINT32_MAX / sizeof(struct remote_key))
+        return fail(FRESHET_EINVAL, "freshet_invalidate_many: give 1 key or more");
+    for (size_t i = 0; i < count; i++)
+        if ((result = key_check(keys[i].data, keys[i].size)) != FRESHET_OK)
+            return result;
+    if ((result = changing_start(&c, cache, given, change)) != FRESHET_OK)
+        return result;
+    control_count(&c.host->control, COUNT_INVALIDATIONS, count);
+    if (!c.ops) {
+        for (size_t i = 0; i < count; i++) {
+            struct key key;
+
+            key_make(&key, &c.host->control.space, keys[i].data, keys[i].size);
+            confirm.position = change_local_key(&c.host->control, &key);
+        }
+        confirm.version = clock_real_us();
+        return changing_end(&c, FRESHET_OK, &confirm);
+    }
+    invalidate.keys = keys_for_remote(&c.host->control.space, keys, count);
+    if (!invalidate.keys)
+        return fail(FRESHET_ENOMEM, "no memory for %zu keys", count);
+    invalidate.count = (uint32_t)count;
+    invalidate.source_version = c.options.source_version;
+    result = c.ops->change(atomic_load(&c.host->remote), &invalidate, c.deadline_ns, &confirm);
+    free((void *)invalidate.keys);
+    return changing_end(&c, result, &confirm);
+}
+
+freshet_result freshet_clear(freshet *cache, const freshet_write_options *given, freshet_change *change)
+{
+    struct remote_confirm confirm = {0};
+    struct remote_change clear = {.kind = REMOTE_CLEAR};
+    struct changing c;
+    freshet_result result;
+
+    if ((result = changing_start(&c, cache, given, change)) != FRESHET_OK)
+        return result;
+    control_count(&c.host->control, COUNT_CLEARS, 1);
+    if (c.ops) {
+        result = c.ops->change(atomic_load(&c.host->remote), &clear, c.deadline_ns, &confirm);
+        return changing_end(&c, result, &confirm);
+    }
+    for (uint32_t p = 0; p < c.host->control.space.partitions; p++) {
+        confirm.position = control_next_position(&c.host->control, p);
+        (void)control_raise(&c.host->control.parts[p].clear, confirm.position);
+    }
+    confirm.version = clock_real_us();
+    return changing_end(&c, FRESHET_OK, &confirm);
+}
+
+freshet_result freshet_flush(freshet *cache, uint32_t deadline_ms)
+{
+    struct host *host;
+    struct writer *writer;
+
+    if (!cache)
+        return fail(FRESHET_EINVAL, "the cache is NULL");
+    if (!(host = host_of(cache)))
+        return FRESHET_EIO;
+    host_count_flush(host);
+    writer = atomic_load_explicit(&host->writer, memory_order_acquire);
+    if (!writer)
+        return FRESHET_OK;
+    if (!deadline_ms)
+        deadline_ms = cache->options.deadline_ms;
+    if (writer_wait(writer, UINT64_MAX, clock_boot_ns() + deadline_ms * CLOCK_NS_PER_MS) == FRESHET_OK)
+        return FRESHET_OK;
+    return fail(FRESHET_ETIMEOUT, "the tier's writer did not come through in %u ms: a stopped process may hold its lock",
+                deadline_ms);
+}

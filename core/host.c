@@ -1,0 +1,441 @@
+/*
+ * host.c - the registry of this process's tiers: open, share, close, and live on after fork().
+ * Between the public calls (freshet.c) and what a tier is made of (dir, control, tier, writer, flight).
+ *
+ * Opening is serialised between processes by dir_lock, within this one by the registry's mutex.  The order is: the
+ * directory, the control page (or a new one, everything old set aside), the map that this very page names, and
+ * last we let ourselves be counted among the users.  So whoever holds the lock and sees no user may
+ * rearrange anything.
+ */
+#include <clock.h>
+#include <errno.h>
+#include <host.h>
+#include <log.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Atomic unsigned host_fork_generation = 1;
+
+static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct host *registry; /* under registry_lock */
+
+static void registry_before_fork(void)
+{
+    pthread_mutex_lock(&registry_lock);
+}
+
+static void registry_in_parent(void)
+{
+    pthread_mutex_unlock(&registry_lock);
+}
+
+/* The child's registry is empty: what the parent had open is the parent's. */
+static void registry_in_child(void)
+{
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+
+    registry_lock = fresh;
+    registry = NULL;
+    atomic_fetch_add(&host_fork_generation, 1);
+}
+
+static void registry_start(void)
+{
+    (void)pthread_atfork(registry_before_fork, registry_in_parent, registry_in_child);
+}
+
+/* ---- opening ---- */
+
+/* Map a page that fits, or set everything aside and begin anew.  Under dir_lock. */
+static freshet_result host_open_control(struct host *host)
+{
+    char why[256];
+    enum control_fit fit = control_open(&host->control, host->dir.fd, &host->shape, why, sizeof why);
+
+    if (fit == CONTROL_FITS)
+        return FRESHET_OK;
+    if (fit != CONTROL_MISSING && dir_used(&host->dir))
+        return fail(fit == CONTROL_NAMESPACE ? FRESHET_EDIR : FRESHET_EBUSY,
+                    "%s is in use by other processes and cannot be opened so: %s", host->dir.path, why);
+    if (fit != CONTROL_MISSING)
+        say(FRESHET_WARN, "%s: set aside and begun anew: %s", host->dir.path, why);
+    if (dir_set_aside(&host->dir) != FRESHET_OK)
+        return FRESHET_EIO;
+    return control_create(&host->control, host->dir.fd, &host->shape);
+}
+
+/* Open the map that the page names; a damaged one goes aside with its page, once. */
+static freshet_result host_open_tier(struct host *host)
+{
+    freshet_result result = FRESHET_EIO;
+    struct tier *tier = NULL;
+    bool damaged = false;
+
+    for (int round = 0; round < 2; round++) {
+        result = tier_open(&tier, host->dir.path, host->control.generation, host->control.tier_size, host->limit,
+                           &damaged);
+        if (result == FRESHET_OK || !damaged || dir_used(&host->dir))
+            break;
+        say(FRESHET_WARN, "%s: the map is damaged (%s): set aside and begun anew", host->dir.path, freshet_error());
+        control_close(&host->control);
+        if ((result = dir_set_aside(&host->dir)) != FRESHET_OK)
+            break;
+        if ((result = control_create(&host->control, host->dir.fd, &host->shape)) != FRESHET_OK)
+            break;
+    }
+    atomic_store(&host->tier, tier);
+    return result;
+}
+
+/* Everything below the lock: page, map, and being counted. */
+static freshet_result host_open_locked(struct host *host)
+{
+    freshet_result result;
+
+    if ((result = host_open_control(host)) != FRESHET_OK)
+        return result;
+    if ((result = host_open_tier(host)) != FRESHET_OK)
+        return result;
+    return dir_enter(&host->dir);
+}
+
+/* Free a host that nobody else knows of, whatever of it is open. */
+static void host_free(struct host *host)
+{
+    struct tier *tier = atomic_load(&host->tier);
+
+    if (tier)
+        tier_close(tier);
+    if (host->control.page)
+        control_close(&host->control);
+    flights_close(host->flights);
+    pthread_mutex_destroy(&host->lock);
+    dir_close(&host->dir);
+    free(host);
+}
+
+/* Open the directory's tier for the first time in this process.  Takes over `dir`. */
+static freshet_result host_create(struct host **ret_host, const struct freshet *cache, struct dir *dir)
+{
+    struct host *host = aligned_alloc(64, (sizeof *host + 63) / 64 * 64);
+    freshet_result result = FRESHET_ENOMEM;
+
+    if (!host) {
+        dir_close(dir);
+        return fail(FRESHET_ENOMEM, "no memory to open %s", cache->name);
+    }
+    memset(host, 0, sizeof *host);
+    host->dir = *dir;
+    pthread_mutex_init(&host->lock, NULL);
+    host->born_in = atomic_load(&host_fork_generation);
+    host->limit = (uint64_t)cache->options.value_max + FRESHET_KEY_MAX;
+    host->deadline_ms = cache->options.deadline_ms;
+    memcpy(host->shape.name, cache->name, sizeof host->shape.name);
+    host->shape.tier_size = cache->options.tier_size;
+    host->shape.partitions = cache->options.partitions;
+    host->shape.max_staleness_ms = cache->options.max_staleness_ms;
+    if ((result = flights_open(&host->flights)) != FRESHET_OK)
+        goto failed;
+    if ((result = dir_lock(&host->dir, clock_boot_ns() + 5 * CLOCK_NS_PER_S)) != FRESHET_OK)
+        goto failed;
+    result = host_open_locked(host);
+    dir_unlock(&host->dir);
+    if (result != FRESHET_OK)
+        goto failed;
+    *ret_host = host;
+    return FRESHET_OK;
+failed:
+    host_free(host);
+    return result;
+}
+
+/* May this handle share an open host? */
+static freshet_result host_fits(const struct host *host, const struct freshet *cache)
+{
+    const freshet_options *options = &cache->options;
+
+    if (strcmp(host->shape.name, cache->name) != 0)
+        return fail(FRESHET_EBUSY, "%s is open in this process as the cache \"%s\", not \"%s\": one directory a cache",
+                    host->dir.path, host->shape.name, cache->name);
+    if (options->tier_size && options->tier_size != host->control.tier_size)
+        return fail(FRESHET_EBUSY, "%s is open in this process with %llu bytes, not %llu: give the same size, or 0",
+                    host->dir.path, (unsigned long long)host->control.tier_size, (unsigned long long)options->tier_size);
+    if (options->partitions && options->partitions != host->control.space.partitions)
+        return fail(FRESHET_EBUSY, "%s is open in this process with %u partitions, not %u", host->dir.path,
+                    host->control.space.partitions, options->partitions);
+    if (options->value_max + (uint64_t)FRESHET_KEY_MAX > host->limit)
+        return fail(FRESHET_EBUSY, "%s is open in this process with a smaller value_max: open the larger one first",
+                    host->dir.path);
+    return FRESHET_OK;
+}
+
+static struct host *registry_find(const struct dir *dir)
+{
+    for (struct host *host = registry; host; host = host->next)
+        if (host->dir.dev == dir->dev && host->dir.ino == dir->ino)
+            return host;
+    return NULL;
+}
+
+/* Under registry_lock. */
+static freshet_result host_open_registered(struct freshet *cache, struct host **ret_host)
+{
+    struct dir dir;
+    struct host *host;
+    freshet_result result;
+
+    if ((result = dir_open(&dir, cache->path, cache->name)) != FRESHET_OK)
+        return result;
+    host = registry_find(&dir);
+    if (host) {
+        dir_close(&dir);
+        if ((result = host_fits(host, cache)) != FRESHET_OK)
+            return result;
+    } else {
+        if ((result = host_create(&host, cache, &dir)) != FRESHET_OK)
+            return result;
+        host->next = registry;
+        registry = host;
+    }
+    if (cache->options.max_staleness_ms > host->control.max_staleness_ms) {
+        if (host->references == 0) {
+            registry = host->next;
+            host_free(host);
+        }
+        return fail(FRESHET_EINVAL, "max_staleness_ms %u is above the tier's %u, fixed by who created it: give at most that",
+                    cache->options.max_staleness_ms, host->control.max_staleness_ms);
+    }
+    host->references++;
+    uint32_t bound = atomic_load(&host->bound_ms);
+    if (bound == 0 || cache->options.max_staleness_ms < bound)
+        atomic_store(&host->bound_ms, cache->options.max_staleness_ms);
+    *ret_host = host;
+    return FRESHET_OK;
+}
+
+freshet_result host_open(struct freshet *cache)
+{
+    struct host *host = NULL;
+    freshet_result result;
+
+    pthread_once(&registry_once, registry_start);
+    pthread_mutex_lock(&registry_lock);
+    result = host_open_registered(cache, &host);
+    pthread_mutex_unlock(&registry_lock);
+    if (result == FRESHET_OK)
+        atomic_store_explicit(&cache->host, host, memory_order_release);
+    return result;
+}
+
+/* Close what nobody uses any more.  A writer that a stopped sibling holds up is left behind with all that it uses. */
+static void host_shut(struct host *host)
+{
+    struct writer *writer = atomic_load(&host->writer);
+    bool left = false;
+
+    host_count_flush(host);
+    if (writer)
+        writer_close(writer, &left);
+    if (left) {
+        say(FRESHET_WARN, "%s: closed with its writer held up by a stopped process; its memory is left", host->dir.path);
+        return;
+    }
+    /* LMDB's last closer tidies its lock file: nobody may be opening meanwhile.  Late is better than never. */
+    bool locked = dir_lock(&host->dir, clock_boot_ns() + 2 * CLOCK_NS_PER_S) == FRESHET_OK;
+    tier_close(atomic_load(&host->tier));
+    atomic_store(&host->tier, NULL);
+    dir_leave(&host->dir);
+    if (locked)
+        dir_unlock(&host->dir);
+    host_free(host);
+}
+
+void host_close(struct host *host)
+{
+    bool last;
+
+    if (host->born_in != atomic_load(&host_fork_generation))
+        return; /* a child closes a handle that it never used: the host is the parent's */
+    pthread_mutex_lock(&registry_lock);
+    last = --host->references == 0;
+    if (last) {
+        struct host **link = &registry;
+
+        while (*link != host)
+            link = &(*link)->next;
+        *link = host->next;
+        /* Still under the lock: this process must not open the map anew before it is closed. */
+        host_shut(host);
+    }
+    pthread_mutex_unlock(&registry_lock);
+}
+
+/* ---- after fork ---- */
+
+/* Leave the inherited host behind: its threads are not here, its locks may be held by ghosts. */
+static void host_abandon(struct host *ghost)
+{
+    if (ghost->abandoned)
+        return;
+    ghost->abandoned = true;
+    if (atomic_load(&ghost->writer))
+        writer_abandon(atomic_load(&ghost->writer));
+    tier_abandon(atomic_load(&ghost->tier));
+    dir_abandon(&ghost->dir);
+    if (atomic_load(&ghost->ops))
+        atomic_load(&ghost->ops)->abandon(atomic_load(&ghost->remote));
+}
+
+freshet_result host_revive(struct freshet *cache)
+{
+    struct host *ghost, *host = NULL;
+    freshet_result result = FRESHET_OK;
+    bool revived = false;
+
+    pthread_mutex_lock(&registry_lock);
+    ghost = atomic_load(&cache->host);
+    if (ghost->born_in != atomic_load(&host_fork_generation)) { /* else another thread was quicker */
+        host_abandon(ghost);
+        result = host_open_registered(cache, &host);
+        if (result == FRESHET_OK) {
+            atomic_store_explicit(&cache->host, host, memory_order_release);
+            revived = true;
+        }
+    }
+    pthread_mutex_unlock(&registry_lock);
+    if (result != FRESHET_OK)
+        return result;
+    if (revived && atomic_load(&cache->joined)) {
+        const struct remote_ops *ops = atomic_load(&ghost->ops);
+
+        atomic_store(&cache->joined, false);
+        /* A fleet that cannot be reached now goes on trying; the tier itself is open, which is what was asked. */
+        if (ops && !remote_attached(cache) && ops->rejoin(cache, atomic_load(&ghost->remote)) < 0)
+            say(FRESHET_WARN, "after fork: could not join the fleet again: %s", freshet_error());
+    }
+    return FRESHET_OK;
+}
+
+/* ---- filling ---- */
+
+static freshet_result host_start_writer(struct host *host)
+{
+    struct writer *writer = NULL;
+    freshet_result result = FRESHET_OK;
+
+    pthread_mutex_lock(&host->lock);
+    if (!atomic_load(&host->writer)) {
+        result = writer_open(&writer, &host->control, atomic_load(&host->tier));
+        if (result == FRESHET_OK)
+            atomic_store_explicit(&host->writer, writer, memory_order_release);
+    }
+    pthread_mutex_unlock(&host->lock);
+    return result;
+}
+
+/* The host program has closed descriptors of ours.  Open the map again beside the old one, which readers may still be in and
+ * which is therefore leaked; its memory stays valid. */
+static freshet_result host_mend(struct host *host, struct writer *broken)
+{
+    struct dir dir;
+    struct tier *tier = NULL;
+    bool damaged;
+    freshet_result result = FRESHET_OK;
+
+    pthread_mutex_lock(&host->lock);
+    if (atomic_load(&host->writer) != broken)
+        goto out;
+    say(FRESHET_WARN, "%s: descriptors of the tier were closed by the host program; opening it again", host->dir.path);
+    if ((result = dir_open(&dir, host->dir.path, host->shape.name)) != FRESHET_OK)
+        goto out;
+    if (dir.ino != host->dir.ino || dir.dev != host->dir.dev) {
+        dir_close(&dir);
+        result = fail(FRESHET_EDIR, "%s was replaced while it was open: close the cache and open it again", host->dir.path);
+        goto out;
+    }
+    if ((result = dir_lock(&dir, clock_boot_ns() + CLOCK_NS_PER_S)) != FRESHET_OK) {
+        dir_close(&dir);
+        goto out;
+    }
+    tier_abandon(atomic_load(&host->tier));
+    result = tier_open(&tier, host->dir.path, host->control.generation, host->control.tier_size, host->limit, &damaged);
+    if (result == FRESHET_OK)
+        result = dir_enter(&dir);
+    dir_unlock(&dir);
+    if (result != FRESHET_OK) {
+        dir_close(&dir);
+        goto out;
+    }
+    free(dir.path); /* the handles know the old one; it says the same */
+    dir.path = host->dir.path;
+    host->dir.path = NULL;
+    dir_abandon(&host->dir);
+    host->dir = dir;
+    atomic_store(&host->tier, tier);
+    atomic_store(&host->writer, NULL); /* the broken one has ended its thread; its memory is left to late callers */
+out:
+    pthread_mutex_unlock(&host->lock);
+    return result;
+}
+
+freshet_result host_fill(struct host *host, const struct key *key, const struct record *record, const void *value,
+                         uint64_t *ret_ticket)
+{
+    for (int round = 0; round < 2; round++) {
+        struct writer *writer = atomic_load_explicit(&host->writer, memory_order_acquire);
+        freshet_result result;
+
+        if (!writer) {
+            if ((result = host_start_writer(host)) != FRESHET_OK)
+                return result;
+            writer = atomic_load_explicit(&host->writer, memory_order_acquire);
+        }
+        if (!writer_broken(writer))
+            return writer_fill(writer, key, record, value, ret_ticket);
+        if ((result = host_mend(host, writer)) != FRESHET_OK)
+            break;
+    }
+    control_count(&host->control, COUNT_FILLS_DROPPED, 1);
+    return FRESHET_MISS;
+}
+
+/* ---- counting ---- */
+
+static _Thread_local unsigned host_thread __attribute__((tls_model("initial-exec")));
+static _Atomic unsigned host_threads;
+
+static void host_stripe_flush(struct host *host, struct host_stripe *stripe)
+{
+    uint64_t n;
+
+    if ((n = atomic_exchange_explicit(&stripe->hits, 0, memory_order_relaxed)))
+        control_count(&host->control, COUNT_HITS, n);
+    if ((n = atomic_exchange_explicit(&stripe->absents, 0, memory_order_relaxed)))
+        control_count(&host->control, COUNT_ABSENTS, n);
+    if ((n = atomic_exchange_explicit(&stripe->misses, 0, memory_order_relaxed)))
+        control_count(&host->control, COUNT_MISSES, n);
+}
+
+void host_count(struct host *host, enum control_counter counter, int64_t now_ns)
+{
+    struct host_stripe *stripe;
+
+    if (__builtin_expect(host_thread == 0, 0))
+        host_thread = atomic_fetch_add(&host_threads, 1) % HOST_STRIPES + 1;
+    stripe = &host->stripes[host_thread - 1];
+    atomic_fetch_add_explicit(counter == COUNT_HITS      ? &stripe->hits
+                              : counter == COUNT_ABSENTS ? &stripe->absents
+                                                         : &stripe->misses,
+                              1, memory_order_relaxed);
+    if (now_ns - atomic_load_explicit(&stripe->flushed_ns, memory_order_relaxed) > CLOCK_NS_PER_S) {
+        atomic_store_explicit(&stripe->flushed_ns, now_ns, memory_order_relaxed);
+        host_stripe_flush(host, stripe);
+    }
+}
+
+void host_count_flush(struct host *host)
+{
+    for (unsigned i = 0; i < HOST_STRIPES; i++)
+        host_stripe_flush(host, &host->stripes[i]);
+}

@@ -1,0 +1,85 @@
+/*
+ * host.h - one tier in one process: directory, control page, map, writer, and the fleet behind the door.
+ *
+ * LMDB allows a map to be open once in a process, so handles opened on one directory share one host, found in a registry
+ * by the directory's device and inode.  After fork() a child has the parent's memory but neither its
+ * threads nor its locks: the child's first call leaves the inherited host behind, untouched and leaked, and opens its own.
+ */
+#ifndef CORE_HOST_H
+#define CORE_HOST_H
+
+#include <control.h>
+#include <dir.h>
+#include <flight.h>
+#include <pthread.h>
+#include <remote.h>
+#include <tier.h>
+#include <writer.h>
+
+#define HOST_STRIPES 32u /* counters of the hit path, by thread, so that threads do not share a cache line */
+
+struct host_stripe {
+    _Alignas(64) _Atomic uint64_t hits, absents, misses;
+    _Atomic int64_t flushed_ns;
+};
+
+struct host {
+    struct host *next; /* in the registry */
+    unsigned references;
+    unsigned born_in; /* the fork generation it was opened in */
+    bool abandoned;   /* a child has left it behind */
+    struct dir dir;
+    struct control control;
+    struct control_shape shape;
+    uint64_t limit; /* bytes of the largest key + value */
+    _Atomic(struct tier *) tier;
+    _Atomic(struct writer *) writer; /* NULL until the first fill */
+    struct flights *flights;
+    pthread_mutex_t lock; /* the writer's start, mending, the door */
+    const struct remote_ops *_Atomic ops;
+    void *_Atomic remote;
+    unsigned remote_holds;
+    _Atomic uint32_t bound_ms; /* the smallest of the handles' */
+    uint32_t deadline_ms;
+    struct host_stripe stripes[HOST_STRIPES];
+};
+
+struct freshet {
+    struct host *_Atomic host;
+    char *path;       /* NULL: the default */
+    freshet_options options; /* with defaults filled in; name and dir point to our own copies */
+    char name[FRESHET_NAME_MAX + 1];
+    _Atomic bool joined;
+};
+
+extern _Atomic unsigned host_fork_generation;
+
+/* Open the host for this handle's options, or share the one that is there. */
+freshet_result host_open(struct freshet *cache);
+/* Let go; the last one closes. */
+void host_close(struct host *host);
+/* In a child after fork: open anew what the handle had. */
+freshet_result host_revive(struct freshet *cache);
+
+/* The handle's host, opened anew first if we are a child; NULL with the thread's sentence set. */
+static inline struct host *host_of(struct freshet *cache)
+{
+    struct host *host = atomic_load_explicit(&cache->host, memory_order_acquire);
+
+    if (__builtin_expect(host->born_in == atomic_load_explicit(&host_fork_generation, memory_order_relaxed), 1))
+        return host;
+    if (host_revive(cache) != FRESHET_OK)
+        return NULL;
+    return atomic_load_explicit(&cache->host, memory_order_acquire);
+}
+
+/* Hand a record to the writer, starting it if need be, and mending the tier if its descriptors were closed behind our
+ * back.  FRESHET_MISS: dropped. */
+freshet_result host_fill(struct host *host, const struct key *key, const struct record *record, const void *value,
+                         uint64_t *ret_ticket);
+/* Count an answer of the hit path in this thread's stripe. */
+void host_count(struct host *host, enum control_counter counter, int64_t now_ns);
+/* Hand all stripes over to the page. */
+void host_count_flush(struct host *host);
+
+#endif

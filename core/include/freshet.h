@@ -1,0 +1,310 @@
+/*
+ * freshet.h - a cache that one host's processes share in memory, and never serve stale beyond a bound.
+ *
+ * This header is one host's half and is complete without any network: the processes that open one directory share
+ * one copy.  freshet_fleet.h joins many hosts through Redis; every call below then keeps its meaning and gains the
+ * bound: nothing is served that was changed, anywhere, more than `max_staleness_ms` ago.
+ *
+ * Results  Zero is done, positive is an answer, negative is a failure.  freshet_error() has a failure's sentence.
+ * Memory   What you pass in stays yours and may go when the call returns.  What comes out is copied into your own
+ *          freshet_buf, which you may use again and free once.  Strings that come out live as long as is said.
+ * Threads  A freshet serves any thread; a freshet_buf one thread at a time.  After fork() the child may go on using
+ *          the freshet it inherited: the first call in the child opens the tier anew.
+ * Time     Durations are milliseconds, deadlines are counted from the call.  No call waits beyond its deadline for
+ *          another process, for Redis or for the disk; your own loader may take as long as it likes.
+ * Options  Every options structure starts with its own size, set by FRESHET_INIT: a program compiled against an
+ *          older header stays right, since fields are only added at the end and zero always means "the default".
+ *
+ * Nothing here prints, exits, raises a signal or reads the environment.
+ */
+#ifndef FRESHET_H
+#define FRESHET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FRESHET_API __attribute__((visibility("default")))
+
+/* The version of this header; freshet_version() tells the library's. */
+#define FRESHET_VERSION "0.1.0"
+
+/* Limits that hold everywhere. */
+#define FRESHET_KEY_MAX 65536u                /* bytes in a key, at most; at least 1, any bytes */
+#define FRESHET_VALUE_MAX_DEFAULT (16u << 20) /* bytes in a value unless value_max says otherwise */
+#define FRESHET_NAME_MAX 64u                  /* bytes in a cache's name: letters, digits, '.', '_', '-' */
+#define FRESHET_PARTITIONS_MAX 16u
+
+typedef struct freshet freshet;
+
+typedef enum freshet_result {
+    FRESHET_OK = 0,
+    /* answers */
+    FRESHET_MISS = 1,     /* no entry that may be served: load it, or do without */
+    FRESHET_ABSENT = 2,   /* an entry that says: the source has no such thing */
+    FRESHET_STALE = 3,    /* the entry is in the buffer, but its bound could not be shown (policy FRESHET_SERVE_STALE) */
+    FRESHET_QUEUED = 4,   /* the change waits for Redis; its keys are not served on this host until it is confirmed */
+    FRESHET_OUTDATED = 5, /* a write's source_version is below the stored one: nothing was stored */
+    FRESHET_UNPROVEN = 6, /* joined or waited, but Redis has not confirmed it yet; it goes on in the background */
+    /* failures */
+    FRESHET_EINVAL = -1,   /* an argument or option is out of its range */
+    FRESHET_ENOMEM = -2,   /* no memory in this process */
+    FRESHET_EIO = -3,      /* the map or the system beneath it failed */
+    FRESHET_EDIR = -4,     /* the directory is not fit: owner, mode, symlink, not a directory, another namespace */
+    FRESHET_EBUSY = -5,    /* in use in another shape (size, name, fleet), or held by another process past the deadline */
+    FRESHET_ENOSPC = -6,   /* the file system has no room for the tier's control page */
+    FRESHET_ETOOBIG = -7,  /* key or value above its limit */
+    FRESHET_ETIMEOUT = -8, /* the deadline passed first */
+    FRESHET_ELOAD = -9,    /* the loader failed (it returned a failure, or no value) */
+    FRESHET_EFLEET = -10,  /* the tier belongs to a fleet: freshet_join first, then change things */
+    FRESHET_ENET = -11,    /* Redis cannot be reached */
+    FRESHET_EREDIS = -12,  /* Redis answers, but refuses: password, ACL, eviction policy, read-only, version */
+    FRESHET_EKEYRING = -13 /* the keyring file is missing, readable by others, garbled, or lacks a key */
+} freshet_result;
+
+/* A result's name ("FRESHET_MISS") and its meaning in a sentence.  Never NULL, never freed. */
+FRESHET_API const char *freshet_result_name(freshet_result result);
+FRESHET_API const char *freshet_result_text(freshet_result result);
+
+/* What went wrong in this thread's last failing call, and what to do about it, in a sentence; "" when nothing has
+ * failed yet.  Valid until the thread's next call of the library. */
+FRESHET_API const char *freshet_error(void);
+
+/* The library's own version, as "1.2.3". */
+FRESHET_API const char *freshet_version(void);
+
+/* The start of every options structure: `freshet_options o = FRESHET_INIT(freshet_options);` then set what you need. */
+#define FRESHET_INIT(type) {.struct_size = sizeof(type)}
+
+/* ---- messages ------------------------------------------------------------------------------------------------ */
+
+typedef enum freshet_level { FRESHET_DEBUG = 0, FRESHET_INFO = 1, FRESHET_WARN = 2, FRESHET_ERROR = 3 } freshet_level;
+
+/* Called with one line, no newline, from any thread of the library, never under its locks; it may call the library.  */
+typedef void (*freshet_log_fn)(freshet_level level, const char *message, void *arg);
+
+/* Hear what the library has to say, for the whole process, from `least` up; a NULL `fn` (the start) ends it. */
+FRESHET_API void freshet_log(freshet_log_fn fn, void *arg, freshet_level least);
+
+/* ---- buffers ------------------------------------------------------------------------------------------------- */
+
+/* A value's bytes.  Start with {0}; calls grow it as needed and keep the memory for the next; free it once. */
+typedef struct freshet_buf {
+    void *data;
+    size_t size;     /* bytes of the value */
+    size_t capacity; /* bytes allocated, the library's own business */
+} freshet_buf;
+
+/* Make the buffer hold a copy of `size` bytes (a loader answers so).  FRESHET_ENOMEM leaves it as it was. */
+FRESHET_API freshet_result freshet_buf_set(freshet_buf *buf, const void *data, size_t size);
+/* Free the memory; the buffer is {0} again. */
+FRESHET_API void freshet_buf_free(freshet_buf *buf);
+
+/* ---- open and close ------------------------------------------------------------------------------------------ */
+
+typedef enum freshet_policy {
+    FRESHET_SERVE_NONE = 0, /* "closed": what cannot be shown to be within the bound is a miss */
+    FRESHET_SERVE_STALE = 1 /* "stale": it is served as FRESHET_STALE while Redis cannot be reached */
+} freshet_policy;
+
+typedef struct freshet_options {
+    size_t struct_size;
+    const char *name;          /* of the cache, the same on every host; NULL: "default" */
+    const char *dir;           /* the tier's directory, its last part created if absent (mode 0700);
+                                * NULL: /dev/shm/freshet-UID/NAME, all of it created */
+    uint64_t tier_size;        /* bytes, at most, of the tier's LMDB map; the control page comes on top (1 to 5 %).
+                                * 0: what an existing tier has, else 64 MiB; least 1 MiB */
+    uint32_t value_max;        /* bytes of the largest value taken; 0: FRESHET_VALUE_MAX_DEFAULT */
+    uint32_t max_staleness_ms; /* the bound; 0: 500; 20 to 600,000.  Of a tier's processes the first fixes the upper
+                                * limit for the others, of a fleet's hosts likewise */
+    uint32_t ttl_ms;           /* for entries that name none; 0: they do not expire */
+    freshet_policy policy;     /* when the bound cannot be shown */
+    uint32_t partitions;       /* 0: what an existing tier has, else 1; fixed when the cache is first created */
+    uint32_t deadline_ms;      /* for calls that name none; 0: 1,000 */
+} freshet_options;
+
+/* Open the tier, creating it when absent.  One directory opened twice in a process is one tier inside.  A control page
+ * or map of another format, size, boot or owner is set aside (dir/aside) and a new one begun, unless a process still
+ * uses it: then FRESHET_EBUSY.  On failure *ret_cache is left as it was, and there is nothing to close. */
+FRESHET_API freshet_result freshet_open(freshet **ret_cache, const freshet_options *options);
+
+/* Leave the fleet if joined, close; a NULL is welcome.  Entries stay for whoever opens the tier next.  No other thread may
+ * be in a call on this freshet, nor start one. */
+FRESHET_API void freshet_close(freshet *cache);
+
+/* The tier's directory; lives as long as the cache is open. */
+FRESHET_API const char *freshet_dir(const freshet *cache);
+
+/* ---- read ---------------------------------------------------------------------------------------------------- */
+
+typedef enum freshet_source {
+    FRESHET_FROM_NOWHERE = 0,
+    FRESHET_FROM_TIER = 1,
+    FRESHET_FROM_REDIS = 2,
+    FRESHET_FROM_LOADER = 3
+} freshet_source;
+
+/* What is known of an answer. */
+typedef struct freshet_answer {
+    size_t struct_size;
+    freshet_source source;
+    bool stale;              /* true with FRESHET_STALE only */
+    uint64_t version;        /* of the write: microseconds of Redis's (without a fleet: this host's) real time; 0: none */
+    uint64_t writer;         /* who wrote it: a random id per process */
+    uint64_t source_version; /* the row version or LSN its writer gave; 0: none */
+    uint64_t position;       /* as-of: the history's position that the entry was read at */
+    int64_t age_bound_ms;    /* nothing older than this voids the answer: the proven bound on its age, rounded up;
+                              * -1 when none can be shown (always with FRESHET_STALE after a restart of the host) */
+    int64_t ttl_ms;          /* left until it expires; -1: it does not */
+    int64_t judged_at_ns;    /* CLOCK_BOOTTIME of the last clock reading before it was judged servable */
+} freshet_answer;
+
+typedef struct freshet_read_options {
+    size_t struct_size;
+    uint32_t deadline_ms; /* for asking Redis; 0: the cache's */
+    uint32_t bound_ms;    /* tighter than the cache's max_staleness_ms; 0: the cache's */
+    bool tier_only;       /* do not ask Redis */
+} freshet_read_options;
+
+/* Get an entry: FRESHET_OK with its value in *buf, FRESHET_ABSENT, FRESHET_STALE, or FRESHET_MISS (the buffer is then
+ * empty).  Redis out of reach is a miss, not a failure.  `options`, `buf` and `answer` may be NULL. */
+FRESHET_API freshet_result freshet_get(freshet *cache, const void *key, size_t key_size,
+                                       const freshet_read_options *options, freshet_buf *buf, freshet_answer *answer);
+
+/* What a loader is told, and may answer beside the value. */
+typedef struct freshet_load_request {
+    const void *key;
+    size_t key_size;
+    bool prefer_primary;     /* a replica of your database may not have the latest change yet: ask the primary */
+    uint32_t ttl_ms;         /* in: what the entry will get; set another, if you know better */
+    uint64_t source_version; /* set it to the row version or LSN that you read, if there is one */
+} freshet_load_request;
+
+/* Load what the cache lacks, on the caller's thread, under no lock of the library.  Answer FRESHET_OK with the value in
+ * *value (freshet_buf_set), FRESHET_ABSENT when the source has no such thing, or a failure, which load hands on as
+ * FRESHET_ELOAD.  Must not call back for the same key. */
+typedef freshet_result (*freshet_loader)(freshet_load_request *request, freshet_buf *value, void *arg);
+
+typedef struct freshet_load_options {
+    size_t struct_size;
+    uint32_t deadline_ms;   /* for asking Redis and for waiting on others' loads; 0: the cache's.  When it passes the
+                             * loader is called all the same, and its result is not stored */
+    uint32_t bound_ms;      /* as in freshet_read_options */
+    uint32_t ttl_ms;        /* of what is loaded; 0: the cache's */
+    uint32_t absent_ttl_ms; /* of a known absence; 0: as ttl_ms */
+    uint32_t ticket_ms;     /* how long the right to fill lasts before another may load; 0: 5,000 */
+} freshet_load_options;
+
+/* Get or load: like freshet_get, and on a miss let one caller load for all (in this process by waiting, in the fleet by
+ * a ticket).  A load that a change overtakes answers its caller but leaves nothing behind. */
+FRESHET_API freshet_result freshet_load(freshet *cache, const void *key, size_t key_size,
+                                        const freshet_load_options *options, freshet_loader loader, void *arg,
+                                        freshet_buf *buf, freshet_answer *answer);
+
+/* ---- change -------------------------------------------------------------------------------------------------- */
+
+typedef struct freshet_write_options {
+    size_t struct_size;
+    uint32_t deadline_ms;    /* 0: the cache's; when it passes first the change is FRESHET_QUEUED */
+    uint32_t ttl_ms;         /* 0: the cache's; for a put only */
+    uint64_t source_version; /* the row version or LSN; 0: none.  A put below the stored one is FRESHET_OUTDATED */
+} freshet_write_options;
+
+/* What a change was given. */
+typedef struct freshet_change {
+    size_t struct_size;
+    uint64_t version;  /* as in freshet_answer */
+    uint64_t position; /* in the history; 0 when queued */
+    uint64_t epoch;    /* of the history; 0 without a fleet or when queued */
+} freshet_change;
+
+typedef struct freshet_key {
+    const void *data;
+    size_t size;
+} freshet_key;
+
+/* Store a value, or that there is none (put_absent), for everybody.  FRESHET_OK: nobody on this host gets an older one any
+ * more.  When Redis does not answer nothing is stored and the key is invalidated instead (FRESHET_QUEUED): a write whose
+ * outcome is unknown must not come back later over a newer one.  `options` and `change` may be NULL. */
+FRESHET_API freshet_result freshet_put(freshet *cache, const void *key, size_t key_size, const void *value,
+                                       size_t value_size, const freshet_write_options *options, freshet_change *change);
+FRESHET_API freshet_result freshet_put_absent(freshet *cache, const void *key, size_t key_size,
+                                              const freshet_write_options *options, freshet_change *change);
+
+/* Make everybody forget the key(s): call it after the database's commit.  Several keys travel in one signed frame (of a
+ * partition; above 1,024 keys in several).  FRESHET_OK: confirmed.  FRESHET_QUEUED: written down in the tier's directory and
+ * sent as soon as Redis answers, by whichever process lives. */
+FRESHET_API freshet_result freshet_invalidate(freshet *cache, const void *key, size_t key_size,
+                                              const freshet_write_options *options, freshet_change *change);
+FRESHET_API freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, size_t count,
+                                                   const freshet_write_options *options, freshet_change *change);
+
+/* Make everybody forget everything in this cache.  One step, however much there is. */
+FRESHET_API freshet_result freshet_clear(freshet *cache, const freshet_write_options *options, freshet_change *change);
+
+/* Wait until what this process has handed to the tier is in it (fills are written behind the caller's back):
+ * FRESHET_OK, or FRESHET_ETIMEOUT.  0: the cache's deadline. */
+FRESHET_API freshet_result freshet_flush(freshet *cache, uint32_t deadline_ms);
+
+/* ---- look inside --------------------------------------------------------------------------------------------- */
+
+/* Counters are of the whole tier, all processes, since it was created; they may lag by a second. */
+typedef struct freshet_stats {
+    size_t struct_size;
+    uint64_t hits, absents, stales, misses; /* answers given, of gets and loads: from the tier */
+    uint64_t redis_hits, redis_misses;      /* questions to Redis that the tier could not answer */
+    uint64_t loads, joined, load_failures;  /* loaders called; callers that got another's load; loaders that failed */
+    uint64_t puts, invalidations, clears;   /* changes by this host's processes */
+    uint64_t queued, resent;                /* of them: left in the outbox; sent from it */
+    uint64_t fills, fills_dropped;          /* records written to the tier; not written (queue or map full) */
+    uint64_t fills_refused;                 /* loads that a change overtook, refused by Redis or void from birth */
+    uint64_t evictions, voids, expired;     /* records deleted for room; because a change voided them; past their time */
+    uint64_t frames, frames_refused;        /* signed frames from the channel and the log: verified; not */
+    uint64_t renewals, renewals_failed;     /* of the proof that nothing was missed */
+    uint64_t adoptions, repairs;            /* new epochs met; logs found trimmed or unreadable (tier voided) */
+    uint64_t takeovers, reconnects;         /* of the subscriber's seat; of connections to Redis */
+    uint64_t entries, bytes;                /* in the tier now: records; bytes of map pages in use */
+    uint64_t tier_size, control_size;       /* bytes: the map's limit; the control page */
+    uint64_t map_full;                      /* times that LMDB had no page for us */
+    uint32_t readers;                       /* LMDB reader slots in use */
+    uint32_t fence_slots;                   /* in a partition's table */
+    uint64_t fences;                        /* slots that have ever been raised */
+    uint32_t partitions;
+    uint32_t outbox;         /* changes that wait for Redis now */
+    uint32_t processes;      /* that have the tier open */
+    int32_t subscriber_pid;  /* who listens for this host; 0: nobody */
+    bool fleet;              /* the tier belongs to a fleet */
+    int64_t proven_age_ms;   /* partition 0 and worst: how long ago it was proven that nothing is missing; -1: never */
+    uint32_t max_staleness_ms;
+    uint64_t epoch, position, applied, floor; /* of partition 0: history; newest position known; all fences are in up to;
+                                               * records read below are void */
+} freshet_stats;
+
+FRESHET_API freshet_result freshet_stat(freshet *cache, freshet_stats *stats);
+
+/* One record of the tier as freshet_each shows it. */
+typedef struct freshet_entry {
+    size_t struct_size;
+    const void *key; /* lives during the callback */
+    size_t key_size;
+    uint64_t value_size;
+    bool absent;
+    bool servable; /* it would be served now */
+    const char *why; /* if not: "fence", "floor", "clear", "epoch", "expired", "age", "pending"; else "" */
+    freshet_answer answer;
+} freshet_entry;
+
+/* Return false to end the walk. */
+typedef bool (*freshet_each_fn)(const freshet_entry *entry, void *arg);
+
+/* Show every record of the tier, in no order; the walk holds no snapshot, so what changes meanwhile may or may not show. */
+FRESHET_API freshet_result freshet_each(freshet *cache, freshet_each_fn fn, void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,95 @@
+/*
+ * log.c - the thread's last sentence, the host's callback, and the step hook.
+ *
+ * Neither allocates nor locks: a failure is most in need of words when memory is short, and a child after fork may
+ * come here while a thread that it does not have was in the middle.
+ */
+#include <log.h>
+#include <step.h>
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#define LOG_LINE 512u
+#define LOG_LISTENERS 16u
+
+void (*_Atomic step_hook)(const char *point);
+
+static _Thread_local char log_sentence[LOG_LINE];
+
+freshet_result fail(freshet_result result, const char *format, ...)
+{
+    int error = errno;
+    char line[LOG_LINE]; /* an argument may be the last sentence itself */
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    (void)snprintf(log_sentence, sizeof log_sentence, "%s", line);
+    errno = error;
+    return result;
+}
+
+void fail_clear(void)
+{
+    log_sentence[0] = '\0';
+}
+
+const char *freshet_error(void)
+{
+    return log_sentence;
+}
+
+/* The callback, its argument and level belong together, but are three words.  Each call of freshet_log fills the next of
+ * these, then says which it is; whoever reads looks whether it has been used again meanwhile. */
+static struct {
+    _Atomic(freshet_log_fn) fn;
+    void *_Atomic arg;
+    _Atomic int least;
+} log_listeners[LOG_LISTENERS];
+static _Atomic unsigned log_drawn;  /* numbers given out */
+static _Atomic unsigned log_now;    /* the number in force; slot = number mod LOG_LISTENERS */
+
+void freshet_log(freshet_log_fn fn, void *arg, freshet_level least)
+{
+    unsigned number = atomic_fetch_add(&log_drawn, 1) + 1;
+
+    atomic_store(&log_listeners[number % LOG_LISTENERS].fn, fn);
+    atomic_store(&log_listeners[number % LOG_LISTENERS].arg, arg);
+    atomic_store(&log_listeners[number % LOG_LISTENERS].least, (int)least);
+    atomic_store(&log_now, number);
+}
+
+/* Who listens to this level?  NULL: nobody. */
+static freshet_log_fn log_listener(freshet_level level, void **ret_arg)
+{
+    for (;;) {
+        unsigned number = atomic_load(&log_now);
+        freshet_log_fn fn = atomic_load(&log_listeners[number % LOG_LISTENERS].fn);
+        int least = atomic_load(&log_listeners[number % LOG_LISTENERS].least);
+
+        *ret_arg = atomic_load(&log_listeners[number % LOG_LISTENERS].arg);
+        if (atomic_load(&log_drawn) - number < LOG_LISTENERS)
+            return fn && (int)level >= least ? fn : NULL;
+    }
+}
+
+void say(freshet_level level, const char *format, ...)
+{
+    void *arg = NULL;
+    freshet_log_fn fn = log_listener(level, &arg);
+    int error = errno;
+    char line[LOG_LINE];
+    va_list args;
+
+    if (!fn)
+        return;
+    va_start(args, format);
+    (void)vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fn(level, line, arg);
+    errno = error;
+}

@@ -1,0 +1,13 @@
+/* log.h - what the library has to say: to the host's callback, and per thread for freshet_error().  Neither allocates. */
+#ifndef CORE_LOG_H
+#define CORE_LOG_H
+
+#include <freshet.h>
+
+/* Set this thread's sentence and return `result`: `return fail(FRESHET_EDIR, "%s belongs to uid %u: ...", ...)`. */
+freshet_result fail(freshet_result result, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void fail_clear(void);
+/* Say a line to the callback, if there is one that wants it. */
+void say(freshet_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

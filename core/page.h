@@ -1,0 +1,45 @@
+/*
+ * page.h - the control page as it lies in the file, for control.c and outbox.c alone.
+ *
+ *     head, 512 bytes, immutable | the host's words (struct control_page) | partitions | outbox | recent | fences | touched
+ *
+ * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at first.
+ */
+#ifndef CORE_PAGE_H
+#define CORE_PAGE_H
+
+#include <control.h>
+
+struct control_page {
+    uint8_t head[CONTROL_HEAD_SIZE];
+    /* read by every hit: by themselves */
+    _Alignas(64) _Atomic uint64_t outbox_word;
+    _Atomic uint64_t fleet;
+    _Alignas(64) _Atomic uint64_t outbox_clears[FRESHET_PARTITIONS_MAX]; /* the shared clear of each partition */
+    _Alignas(64) _Atomic uint64_t recent_next;
+    _Atomic int64_t redis_clock_us;
+    _Atomic uint64_t seat_holder;
+    _Atomic uint64_t seat_pid; /* upper half: the low half of the holder that it belongs to */
+    _Alignas(64) _Atomic uint64_t counters[COUNT_ALL];
+};
+
+/* One entry of the outbox; the words' layout is told in outbox.c. */
+struct control_outbox {
+    _Alignas(32) _Atomic uint64_t word;
+    _Atomic uint64_t low, high; /* the key's hash */
+};
+
+/* A change of a key that was confirmed some time ago. */
+struct control_recent {
+    _Atomic uint64_t word;
+    _Atomic uint64_t low, high;
+    _Atomic uint64_t confirmed_ns; /* CLOCK_BOOTTIME */
+    _Atomic uint64_t position;
+    _Atomic uint64_t partition;
+};
+
+_Static_assert(sizeof(struct control_part) == 64, "a partition is a cache line");
+_Static_assert(sizeof(struct control_outbox) == 32, "two entries a cache line");
+_Static_assert(sizeof(struct control_recent) == 48, "no padding: the file's layout");
+
+#endif

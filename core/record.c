@@ -1,0 +1,105 @@
+/*
+ * record.c - a record's head as bytes.
+ *
+ *     0 magic u32 | 4 format u8 | 5 kind u8 | 6 zero u16 | 8 key size u32 | 12 zero u32 | 16 value size u64 |
+ *     24 epoch | 32 as-of | 40 born | 48 version | 56 writer | 64 source version | 72 expiry (each 64 bits) |
+ *     80 zero u64 | 88 check u64 of all before                                          little-endian, 96 bytes
+ *
+ * The check is for accidents (a map that was damaged, another program's file), not against this user's own malice, whom
+ * the map lies open to anyway.  A hit pays for it, so it is two chains of multiplications side by side, and not
+ * SipHash: any single word that changes changes it, others by chance once in 2^64.
+ */
+#include <record.h>
+
+#include <bytes.h>
+#include <freshet.h>
+
+#define RECORD_MAGIC 0x31527246u /* "FrR1" */
+#define RECORD_FORMAT 1u
+#define RECORD_CHECKED 88u
+
+/* The check of a head's first RECORD_CHECKED bytes. */
+static uint64_t record_check(const uint8_t *bytes)
+{
+    uint64_t even = 0x9e3779b97f4a7c15u, odd = 0xc2b2ae3d27d4eb4fu;
+
+    for (unsigned at = 0; at < RECORD_CHECKED - 8; at += 16) {
+        even = (even ^ bytes_get64(bytes + at)) * 0xff51afd7ed558ccdu;
+        even ^= even >> 32;
+        odd = (odd ^ bytes_get64(bytes + at + 8)) * 0xc4ceb9fe1a85ec53u;
+        odd ^= odd >> 32;
+    }
+    even = (even ^ bytes_get64(bytes + RECORD_CHECKED - 8)) * 0xff51afd7ed558ccdu;
+    return even ^ even >> 29 ^ (odd << 17 | odd >> 47);
+}
+
+void record_encode(const struct record *record, uint8_t *bytes)
+{
+    memset(bytes, 0, RECORD_HEAD_SIZE);
+    bytes_put32(bytes, RECORD_MAGIC);
+    bytes[4] = RECORD_FORMAT;
+    bytes[5] = record->kind;
+    bytes_put32(bytes + 8, record->key_size);
+    bytes_put64(bytes + 16, record->value_size);
+    bytes_put64(bytes + 24, record->epoch);
+    bytes_put64(bytes + 32, record->as_of);
+    bytes_put64(bytes + 40, record->born);
+    bytes_put64(bytes + 48, record->version);
+    bytes_put64(bytes + 56, record->writer);
+    bytes_put64(bytes + 64, record->source_version);
+    bytes_put64(bytes + 72, (uint64_t)record->expires_ns);
+    bytes_put64(bytes + RECORD_CHECKED, record_check(bytes));
+}
+
+/* Do kind and sizes make sense together? */
+static bool record_sound(const struct record *record, uint64_t limit)
+{
+    if (record->kind != RECORD_VALUE && record->kind != RECORD_ABSENT)
+        return false;
+    if (record->kind == RECORD_ABSENT && record->value_size != 0)
+        return false;
+    if (record->key_size == 0 || record->key_size > FRESHET_KEY_MAX)
+        return false;
+    return record->value_size <= limit && record->key_size <= limit - record->value_size;
+}
+
+bool record_decode(struct record *ret_record, const uint8_t *bytes, size_t size, uint64_t limit)
+{
+    struct record record;
+
+    if (size < RECORD_HEAD_SIZE || bytes_get32(bytes) != RECORD_MAGIC || bytes[4] != RECORD_FORMAT)
+        return false;
+    if (bytes_get64(bytes + RECORD_CHECKED) != record_check(bytes))
+        return false;
+    if (bytes[6] || bytes[7] || bytes_get32(bytes + 12) || bytes_get64(bytes + 80))
+        return false;
+    record = (struct record){
+        .kind = bytes[5],
+        .key_size = bytes_get32(bytes + 8),
+        .value_size = bytes_get64(bytes + 16),
+        .epoch = bytes_get64(bytes + 24),
+        .as_of = bytes_get64(bytes + 32),
+        .born = bytes_get64(bytes + 40),
+        .version = bytes_get64(bytes + 48),
+        .writer = bytes_get64(bytes + 56),
+        .source_version = bytes_get64(bytes + 64),
+        .expires_ns = (int64_t)bytes_get64(bytes + 72),
+    };
+    if (!record_sound(&record, limit))
+        return false;
+    *ret_record = record;
+    return true;
+}
+
+bool record_replaces(const struct record *next, const struct record *old, uint64_t epoch)
+{
+    if (next->epoch != epoch)
+        return false;
+    if (old->epoch != epoch)
+        return true;
+    if (next->as_of != old->as_of)
+        return next->as_of > old->as_of;
+    if (next->born != old->born)
+        return next->born > old->born;
+    return next->expires_ns >= old->expires_ns;
+}

@@ -1,0 +1,740 @@
+/*
+ * writer.c - one thread that writes the tier: fills in batches, eviction, housekeeping.
+ * Above tier.c and evict.c; host.c hands the fills down.
+ *
+ * A batch is whatever is queued when the thread is free: a lone fill is written at once, a flood a hundred at a time.
+ * LMDB copies every page that it changes and hands out a freed page again two commits later at the earliest, so a
+ * batch also ends when it may have changed a quarter of the free pages, and stays far from the end of the map.
+ *
+ * The map is kept below its high-water mark inside the batches themselves: each deletes what it added too much.  Where LMDB finds
+ * no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
+ * is made in small transactions, the batch tried once more, and then given up: a fill that is lost costs a fetch.
+ */
+#include <writer.h>
+
+#include <clock.h>
+#include <evict.h>
+#include <log.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define QUEUE_LEAST (1u << 20) /* bytes of fills waiting: a sixteenth of the map within these two */
+#define QUEUE_MOST (32u << 20)
+#define QUEUE_COUNT 8192u
+#define BATCH_COUNT 100u
+#define BATCH_BYTES (1u << 20)
+#define LARGE_PAGES 16u     /* for a record of more, room is made before its batch begins */
+#define EVICT_STEP 16u      /* heads looked at together */
+#define EVICT_SCANS 512u    /* heads a batch looks at, at most */
+#define ROOM_DELETIONS 16u  /* of a transaction that only makes room */
+#define ROOM_SCANS 1024u
+#define ROOM_ROUNDS 20000u
+#define SWEEP_HEADS 256u
+#define SWEEP_ROUNDS 16u    /* as long as most of what is met is void */
+#define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
+#define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
+
+/* A fill on its way; the key's and the value's bytes stand behind it. */
+struct item {
+    struct item *next;
+    uint64_t ticket;
+    size_t size;
+    struct key key;
+    struct record record;
+    const uint8_t *value;
+    uint8_t bytes[];
+};
+
+struct writer {
+    struct control *control;
+    struct tier *tier;
+    uint64_t queue_limit; /* bytes */
+    uint64_t value_limit; /* a larger one would push out half of the others */
+
+    pthread_mutex_t lock; /* all up to the next blank line */
+    pthread_cond_t work, done;
+    struct item *first, **last;
+    uint64_t bytes; /* queued or being written */
+    uint32_t count;
+    uint64_t handed, finished; /* tickets */
+    unsigned holds;            /* the handle's, and the thread's: the last one frees */
+    bool started, closing, ended, detached;
+    pthread_t thread;
+
+    atomic_bool broken, left;
+
+    /* the thread's own */
+    uint8_t hand[16], sweep[16];
+    uint32_t wraps; /* times that the hand came round */
+    int64_t housekept_ns;
+    uint64_t room;        /* pages that we may count on; fewer than the map's after the file system had no more */
+    int64_t shrunk_ns;
+    uint8_t hashes[SWEEP_HEADS][16];
+    struct record records[SWEEP_HEADS];
+};
+
+/* What a transaction did, to be counted when it has been committed. */
+struct tally {
+    uint64_t fills, refused, dropped, evictions, voids, expired;
+};
+
+/* ---- transactions ---- */
+
+static void tally_count(struct control *control, const struct tally *tally)
+{
+    const struct {
+        enum control_counter counter;
+        uint64_t n;
+    } counts[] = {
+        {COUNT_FILLS, tally->fills},         {COUNT_FILLS_REFUSED, tally->refused}, {COUNT_FILLS_DROPPED, tally->dropped},
+        {COUNT_EVICTIONS, tally->evictions}, {COUNT_VOIDS, tally->voids},           {COUNT_EXPIRED, tally->expired},
+    };
+
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+        if (counts[i].n)
+            control_count(control, counts[i].counter, counts[i].n);
+}
+
+/* Wait for the writer lock; whoever was left behind meanwhile has nothing to do with it any more. */
+static freshet_result writer_begin(struct writer *w, struct tier_txn **ret_txn)
+{
+    freshet_result result = tier_begin(w->tier, ret_txn);
+
+    if (result == FRESHET_OK && atomic_load(&w->left)) {
+        tier_drop(*ret_txn);
+        return FRESHET_EIO;
+    }
+    return result;
+}
+
+static freshet_result writer_commit(struct writer *w, struct tier_txn *txn, const struct tally *tally)
+{
+    freshet_result result = tier_commit(txn);
+
+    if (result == FRESHET_OK)
+        tally_count(w->control, tally);
+    return result;
+}
+
+static bool writer_must_end(const struct writer *w)
+{
+    return atomic_load(&w->left) || !tier_intact(w->tier);
+}
+
+/* ---- eviction ---- */
+
+/* Delete a record if it is to leave.  *ret_deleted tells. */
+static freshet_result writer_judge(struct writer *w, struct tier_txn *txn, uint32_t i, int64_t now_ns, bool need,
+                                   struct tally *tally, bool *ret_deleted)
+{
+    struct key key;
+    enum evict_choice choice;
+
+    key_from_hash(&key, &w->control->space, w->hashes[i]);
+    choice = evict_choose(&w->records[i], &key, w->control, now_ns, need);
+    *ret_deleted = choice != EVICT_KEEP;
+    if (choice == EVICT_KEEP)
+        return FRESHET_OK;
+    tally->voids += choice == EVICT_VOID;
+    tally->expired += choice == EVICT_EXPIRED;
+    tally->evictions += choice == EVICT_COLD;
+    return tier_delete(txn, w->hashes[i]);
+}
+
+/* Move a hand behind the heads just looked at; true when it has come round. */
+static bool hand_move(uint8_t hand[16], uint8_t (*hashes)[16], uint32_t looked, uint32_t asked)
+{
+    if (looked == asked) {
+        memcpy(hand, hashes[looked - 1], 16);
+        if (tier_next_hash(hand))
+            return false;
+    }
+    memset(hand, 0, 16);
+    return true;
+}
+
+/* Pages in use, and those that may be. */
+static void writer_usage(struct writer *w, struct tier_txn *txn, uint64_t *ret_used, uint64_t *ret_pages)
+{
+    tier_usage(txn, ret_used, ret_pages);
+    if (w->room < *ret_pages)
+        *ret_pages = w->room;
+}
+
+static uint64_t writer_excess(struct writer *w, struct tier_txn *txn, uint64_t more)
+{
+    uint64_t used, pages;
+
+    writer_usage(w, txn, &used, &pages);
+    return evict_excess(used + more, pages);
+}
+
+/* LMDB found no page below the mark: a full file system, or somebody's old snapshot.  Live within what there is; the room grows
+ * again, slowly (writer_housekeep).  Not oftener than now and then: under a snapshot no deletion frees anything. */
+static void writer_shrink(struct writer *w)
+{
+    struct tier_txn *txn;
+    uint64_t used, pages;
+
+    if (w->shrunk_ns && clock_boot_ns() - w->shrunk_ns < SHRINK_EVERY_NS)
+        return;
+    if (writer_begin(w, &txn) != FRESHET_OK)
+        return;
+    writer_usage(w, txn, &used, &pages);
+    tier_drop(txn);
+    if (used < pages) {
+        w->room = used;
+        w->shrunk_ns = clock_boot_ns();
+    }
+}
+
+/* Delete, at the hand, until `more` pages would fit below the mark, or so many heads are looked at or deleted.
+ * `least`: so many leave in any case. */
+static freshet_result writer_evict(struct writer *w, struct tier_txn *txn, uint64_t more, uint32_t scans,
+                                   uint32_t deletions, uint32_t least, struct tally *tally)
+{
+    int64_t now_ns = clock_boot_ns();
+    uint32_t deleted = 0;
+
+    while (scans >= EVICT_STEP && deleted < deletions && (deleted < least || writer_excess(w, txn, more) > 0)) {
+        uint32_t count, i = 0;
+        freshet_result result = tier_scan(txn, w->hand, EVICT_STEP, w->hashes, w->records, &count);
+
+        if (result != FRESHET_OK)
+            return result;
+        for (; i < count && deleted < deletions && (deleted < least || writer_excess(w, txn, more) > 0); i++) {
+            bool gone;
+
+            if ((result = writer_judge(w, txn, i, now_ns, true, tally, &gone)) != FRESHET_OK)
+                return result;
+            deleted += gone;
+        }
+        /* What was not looked at is the next turn's. */
+        w->wraps += hand_move(w->hand, w->hashes, i, i < count ? i : EVICT_STEP);
+        scans -= EVICT_STEP;
+    }
+    return FRESHET_OK;
+}
+
+/* Two commits that change next to nothing: what was freed before them can be had after. */
+static void writer_age(struct writer *w)
+{
+    for (int i = 0; i < 2; i++) {
+        struct tier_txn *txn;
+
+        if (writer_begin(w, &txn) != FRESHET_OK)
+            return;
+        if (tier_tick(txn) != FRESHET_OK) {
+            tier_drop(txn);
+            return;
+        }
+        if (tier_commit(txn) != FRESHET_OK)
+            return;
+    }
+}
+
+/* Evict in small transactions until `more` pages fit below the mark, at least `least` records. */
+static void writer_make_room(struct writer *w, uint64_t more, uint32_t least)
+{
+    uint32_t wraps = w->wraps;
+    bool deleted = false;
+
+    for (uint32_t round = 0; round < ROOM_ROUNDS && w->wraps - wraps <= 3 && !writer_must_end(w); round++) {
+        struct tally tally = {0};
+        struct tier_txn *txn;
+
+        if (writer_begin(w, &txn) != FRESHET_OK)
+            return;
+        if (least == 0 && writer_excess(w, txn, more) == 0) {
+            tier_drop(txn);
+            break;
+        }
+        if (writer_evict(w, txn, more, ROOM_SCANS, ROOM_DELETIONS, least, &tally) != FRESHET_OK) {
+            tier_drop(txn);
+            break;
+        }
+        least = 0;
+        if (tally.evictions + tally.voids + tally.expired == 0) {
+            tier_drop(txn);
+            continue; /* all were marked as read; their marks are gone now */
+        }
+        if (writer_commit(w, txn, &tally) != FRESHET_OK)
+            break;
+        deleted = true;
+    }
+    if (deleted)
+        writer_age(w);
+}
+
+/* ---- fills ---- */
+
+/* Write one fill, unless it is void already or the tier has a better one. */
+static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const struct item *item, struct tally *tally)
+{
+    struct record old;
+    freshet_result result;
+
+    if (evict_choose(&item->record, &item->key, w->control, clock_boot_ns(), false) != EVICT_KEEP) {
+        tally->refused++;
+        return FRESHET_OK;
+    }
+    result = tier_peek(txn, item->key.hash, &old);
+    if (result < 0)
+        return result;
+    if (result == FRESHET_OK && !record_replaces(&item->record, &old, item->record.epoch)) {
+        tally->refused++;
+        return FRESHET_OK;
+    }
+    result = tier_write(txn, &item->key, &item->record, item->value);
+    if (result == FRESHET_EINVAL) { /* above the limit that the tier was opened with: no fault of the transaction's */
+        tally->dropped++;
+        return FRESHET_OK;
+    }
+    tally->fills += result == FRESHET_OK;
+    return result;
+}
+
+/* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked at, all of
+ * them written or none. */
+static freshet_result writer_attempt(struct writer *w, const struct item *item, uint32_t most, uint32_t *ret_taken)
+{
+    struct tally tally = {0};
+    struct tier_txn *txn;
+    uint64_t used, pages, budget, spent = 0;
+    freshet_result result;
+
+    *ret_taken = most;
+    if (tier_pages(&item->record) > LARGE_PAGES)
+        writer_make_room(w, tier_pages(&item->record), 0);
+    if ((result = writer_begin(w, &txn)) != FRESHET_OK)
+        return result;
+    writer_usage(w, txn, &used, &pages);
+    budget = used < pages ? (pages - used) / 4 : 0;
+    for (*ret_taken = 0; *ret_taken < most && item; item = item->next) {
+        spent += tier_pages(&item->record);
+        if (*ret_taken > 0 && spent > budget)
+            break;
+        ++*ret_taken;
+        if ((result = writer_put(w, txn, item, &tally)) != FRESHET_OK)
+            goto failed;
+    }
+    /* A few more than were added, so that it pays off; the rest is the next batch's. */
+    if ((result = writer_evict(w, txn, 0, EVICT_SCANS, 2 * *ret_taken + ROOM_DELETIONS, 0, &tally)) != FRESHET_OK)
+        goto failed;
+    return writer_commit(w, txn, &tally);
+failed:
+    tier_drop(txn);
+    return result;
+}
+
+/* Write the first fills of a list, as many as one transaction takes; when there is no room, once more after room was made.
+ * How many are done with, written or not. */
+static uint32_t writer_write_some(struct writer *w, const struct item *item, uint32_t count)
+{
+    uint32_t taken;
+    freshet_result result = writer_attempt(w, item, count, &taken);
+
+    if (result == FRESHET_ENOSPC && !writer_must_end(w)) {
+        uint64_t pages = 0;
+        const struct item *it = item;
+
+        control_count(w->control, COUNT_MAP_FULL, 1);
+        for (uint32_t i = 0; i < taken && it; i++, it = it->next)
+            pages += tier_pages(&it->record);
+        if (tier_reader_check(w->tier) == 0)
+            writer_shrink(w);
+        writer_make_room(w, pages, ROOM_DELETIONS);
+        result = writer_attempt(w, item, taken, &taken);
+    }
+    if (taken == 0)
+        taken = 1;
+    if (result != FRESHET_OK) {
+        control_count(w->control, COUNT_FILLS_DROPPED, taken);
+        say(FRESHET_DEBUG, "tier: %u fills dropped: %s", taken, freshet_error());
+    }
+    return taken;
+}
+
+/* ---- housekeeping ---- */
+
+/* Look at some heads and delete the void and the expired; was most of them so? */
+static bool writer_sweep(struct writer *w)
+{
+    struct tally tally = {0};
+    struct tier_txn *txn;
+    int64_t now_ns = clock_boot_ns();
+    uint64_t used, pages, most;
+    uint32_t count, deleted = 0, i;
+    freshet_result result;
+
+    if (writer_begin(w, &txn) != FRESHET_OK)
+        return false;
+    writer_usage(w, txn, &used, &pages);
+    most = used < pages ? (pages - used) / 8 : 0;
+    if (tier_scan(txn, w->sweep, SWEEP_HEADS, w->hashes, w->records, &count) != FRESHET_OK)
+        goto out;
+    for (i = 0; i < count && (deleted == 0 || deleted < most); i++) {
+        bool gone;
+
+        if (writer_judge(w, txn, i, now_ns, false, &tally, &gone) != FRESHET_OK)
+            goto out;
+        deleted += gone;
+    }
+    bool round = hand_move(w->sweep, w->hashes, i, i < count ? i : SWEEP_HEADS);
+
+    if (deleted == 0)
+        goto out;
+    result = writer_commit(w, txn, &tally);
+    return result == FRESHET_OK && deleted > i / 2 && !round;
+out:
+    tier_drop(txn);
+    return false;
+}
+
+static bool writer_idle(struct writer *w)
+{
+    bool idle;
+
+    pthread_mutex_lock(&w->lock);
+    idle = !w->first && !w->closing;
+    pthread_mutex_unlock(&w->lock);
+    return idle;
+}
+
+static void writer_housekeep(struct writer *w)
+{
+    w->housekept_ns = clock_boot_ns();
+    if (!tier_intact(w->tier))
+        return;
+    (void)tier_reader_check(w->tier);
+    if (w->room < UINT64_MAX / 2)
+        w->room += w->room / 256 + 1;
+    for (unsigned round = 0; round < SWEEP_ROUNDS; round++)
+        if (!writer_sweep(w) || !writer_idle(w))
+            break;
+}
+
+/* ---- the thread ---- */
+
+static void items_free(struct item *item)
+{
+    while (item) {
+        struct item *next = item->next;
+
+        free(item);
+        item = next;
+    }
+}
+
+/* Under the lock: take what is queued, as much as makes a batch. */
+static struct item *queue_take(struct writer *w, uint32_t *ret_count, uint64_t *ret_bytes)
+{
+    struct item *batch = w->first, **end = &w->first;
+
+    *ret_count = 0;
+    *ret_bytes = 0;
+    while (*end && *ret_count < BATCH_COUNT && (*ret_count == 0 || *ret_bytes + (*end)->size <= BATCH_BYTES)) {
+        ++*ret_count;
+        *ret_bytes += (*end)->size;
+        end = &(*end)->next;
+    }
+    w->first = *end;
+    *end = NULL;
+    if (!w->first)
+        w->last = &w->first;
+    return batch;
+}
+
+/* Under the lock: these are over; tell those who wait. */
+static void queue_finish(struct writer *w, uint64_t ticket, uint32_t count, uint64_t bytes)
+{
+    w->finished = ticket;
+    w->count -= count;
+    w->bytes -= bytes;
+    pthread_cond_broadcast(&w->done);
+}
+
+static void writer_write(struct writer *w, struct item *batch, uint32_t count, uint64_t bytes)
+{
+    uint64_t ticket = 0;
+    uint32_t left = count;
+    const struct item *item = batch;
+
+    while (left > 0) {
+        uint32_t taken = left;
+
+        if (writer_must_end(w))
+            control_count(w->control, COUNT_FILLS_DROPPED, left);
+        else
+            taken = writer_write_some(w, item, left);
+        for (left -= taken; taken > 0; taken--) {
+            ticket = item->ticket;
+            item = item->next;
+        }
+    }
+    pthread_mutex_lock(&w->lock);
+    queue_finish(w, ticket, count, bytes);
+    pthread_mutex_unlock(&w->lock);
+    items_free(batch);
+}
+
+/* CLOCK_MONOTONIC at which CLOCK_BOOTTIME will be `deadline_ns`, as long as the host does not sleep. */
+static struct timespec writer_monotonic(int64_t deadline_ns)
+{
+    struct timespec now;
+    int64_t left = deadline_ns - clock_boot_ns(), at;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (left < 0)
+        left = 0;
+    if (left > 1000000 * CLOCK_NS_PER_S)
+        left = 1000000 * CLOCK_NS_PER_S;
+    at = now.tv_sec * CLOCK_NS_PER_S + now.tv_nsec + left;
+    return (struct timespec){at / CLOCK_NS_PER_S, at % CLOCK_NS_PER_S};
+}
+
+/* Under the lock: wait for something to do. */
+static void writer_await(struct writer *w)
+{
+    struct timespec at = writer_monotonic(w->housekept_ns + CLOCK_NS_PER_S);
+
+    while (!w->first && !w->closing)
+        if (pthread_cond_timedwait(&w->work, &w->lock, &at) != 0)
+            return;
+}
+
+static void writer_free(struct writer *w)
+{
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->work);
+    pthread_cond_destroy(&w->done);
+    free(w);
+}
+
+/* Under the lock, which it gives up: one hold less. */
+static void writer_release(struct writer *w)
+{
+    bool last = --w->holds == 0;
+
+    pthread_mutex_unlock(&w->lock);
+    if (last)
+        writer_free(w);
+}
+
+/* The end of the thread: whatever is queued is dropped, nobody waits any more. */
+static void writer_end(struct writer *w)
+{
+    struct item *rest;
+
+    pthread_mutex_lock(&w->lock);
+    rest = w->first;
+    if (!atomic_load(&w->left)) {
+        if (!tier_intact(w->tier)) {
+            atomic_store(&w->broken, true);
+            if (!w->closing && !w->detached) { /* its memory is left to late callers, so nobody will join it */
+                w->detached = true;
+                pthread_detach(w->thread);
+            }
+        }
+        if (w->count)
+            control_count(w->control, COUNT_FILLS_DROPPED, w->count);
+    }
+    w->first = NULL;
+    w->last = &w->first;
+    w->ended = true;
+    queue_finish(w, w->handed, w->count, w->bytes);
+    writer_release(w);
+    items_free(rest);
+}
+
+static void *writer_main(void *arg)
+{
+    struct writer *w = arg;
+
+    for (;;) {
+        struct item *batch;
+        uint64_t bytes;
+        uint32_t count;
+        bool closing;
+
+        pthread_mutex_lock(&w->lock);
+        writer_await(w);
+        batch = queue_take(w, &count, &bytes);
+        closing = w->closing;
+        pthread_mutex_unlock(&w->lock);
+        if (batch)
+            writer_write(w, batch, count, bytes);
+        if (writer_must_end(w) || (closing && !batch))
+            break;
+        if (!closing && clock_boot_ns() - w->housekept_ns >= CLOCK_NS_PER_S)
+            writer_housekeep(w);
+    }
+    writer_end(w);
+    return NULL;
+}
+
+/* Under the lock: start the thread, deaf to all signals. */
+static bool writer_start(struct writer *w)
+{
+    sigset_t all, before;
+    int rc;
+
+    if (w->started)
+        return true;
+    w->housekept_ns = clock_boot_ns();
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(&w->thread, NULL, writer_main, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0)
+        return false;
+    (void)pthread_setname_np(w->thread, "freshet-writer");
+    w->started = true;
+    w->holds++;
+    return true;
+}
+
+/* ---- what host.c calls ---- */
+
+freshet_result writer_open(struct writer **ret_writer, struct control *control, struct tier *tier)
+{
+    struct writer *w = calloc(1, sizeof *w);
+    uint64_t limit = tier_map_size(tier) / 16;
+    pthread_condattr_t monotonic;
+
+    if (!w)
+        return fail(FRESHET_ENOMEM, "no memory for the tier's writer");
+    w->control = control;
+    w->tier = tier;
+    w->queue_limit = limit < QUEUE_LEAST ? QUEUE_LEAST : limit > QUEUE_MOST ? QUEUE_MOST : limit;
+    w->value_limit = tier_map_size(tier) / 4;
+    w->last = &w->first;
+    w->holds = 1;
+    w->room = UINT64_MAX;
+    if (getrandom(w->hand, sizeof w->hand, GRND_NONBLOCK) != (ssize_t)sizeof w->hand)
+        memset(w->hand, 0, sizeof w->hand); /* any place will do; processes should only not all begin at one */
+    memcpy(w->sweep, w->hand, sizeof w->sweep);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->work, &monotonic);
+    pthread_cond_init(&w->done, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    *ret_writer = w;
+    return FRESHET_OK;
+}
+
+void writer_close(struct writer *w, bool *ret_left)
+{
+    struct timespec at = writer_monotonic(clock_boot_ns() + CLOSE_WAIT_NS);
+    bool join = false;
+
+    *ret_left = false;
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->closing = true;
+    pthread_cond_broadcast(&w->work);
+    while (w->started && !w->ended)
+        if (pthread_cond_timedwait(&w->done, &w->lock, &at) != 0)
+            break;
+    if (w->started && !w->ended) {
+        atomic_store(&w->left, true);
+        *ret_left = true;
+    }
+    if (w->started && !w->detached) {
+        w->detached = *ret_left;
+        if (*ret_left)
+            pthread_detach(w->thread);
+        else
+            join = true;
+    }
+    pthread_t thread = w->thread;
+
+    writer_release(w);
+    if (join)
+        pthread_join(thread, NULL);
+}
+
+void writer_abandon(struct writer *w)
+{
+    (void)w; /* its lock may be held by a thread that is not here, and its thread is the parent's */
+}
+
+bool writer_broken(const struct writer *w)
+{
+    return atomic_load_explicit(&w->broken, memory_order_acquire);
+}
+
+static struct item *item_make(const struct key *key, const struct record *record, const void *value)
+{
+    size_t value_size = (size_t)record->value_size;
+    struct item *item = malloc(sizeof *item + key->size + value_size);
+
+    if (!item)
+        return NULL;
+    *item = (struct item){.size = sizeof *item + key->size + value_size, .key = *key, .record = *record};
+    item->key.data = item->bytes;
+    item->value = item->bytes + key->size;
+    memcpy(item->bytes, key->data, key->size);
+    if (value_size)
+        memcpy(item->bytes + key->size, value, value_size);
+    return item;
+}
+
+/* Under the lock: room for one more, and somebody to write it? */
+static bool queue_admits(struct writer *w, size_t size)
+{
+    if (w->closing || w->ended || (w->count > 0 && (w->count >= QUEUE_COUNT || w->bytes + size > w->queue_limit)))
+        return false;
+    return writer_start(w);
+}
+
+freshet_result writer_fill(struct writer *w, const struct key *key, const struct record *record, const void *value,
+                           uint64_t *ret_ticket)
+{
+    struct item *item = NULL;
+    bool taken = false;
+
+    if (record->value_size <= w->value_limit && !(item = item_make(key, record, value)))
+        return fail(FRESHET_ENOMEM, "no memory to hand %llu bytes to the tier", (unsigned long long)record->value_size);
+    pthread_mutex_lock(&w->lock);
+    if (item && (taken = queue_admits(w, item->size))) {
+        item->ticket = ++w->handed;
+        *w->last = item;
+        w->last = &item->next;
+        w->count++;
+        w->bytes += item->size;
+        pthread_cond_signal(&w->work);
+    }
+    if (ret_ticket)
+        *ret_ticket = w->handed;
+    pthread_mutex_unlock(&w->lock);
+    if (taken)
+        return FRESHET_OK;
+    free(item);
+    control_count(w->control, COUNT_FILLS_DROPPED, 1);
+    return FRESHET_MISS;
+}
+
+freshet_result writer_wait(struct writer *w, uint64_t ticket, int64_t deadline_ns)
+{
+    struct timespec at = writer_monotonic(deadline_ns);
+    freshet_result result = FRESHET_OK;
+
+    pthread_mutex_lock(&w->lock);
+    if (ticket > w->handed)
+        ticket = w->handed;
+    while (w->finished < ticket && result == FRESHET_OK)
+        if (pthread_cond_timedwait(&w->done, &w->lock, &at) != 0 && w->finished < ticket)
+            result = FRESHET_ETIMEOUT;
+    pthread_mutex_unlock(&w->lock);
+    if (result == FRESHET_ETIMEOUT)
+        return fail(result, "the deadline passed before the tier was written");
+    return FRESHET_OK;
+}

@@ -1,0 +1,452 @@
+/*
+ * storm_test.c - two hosts, four processes, everything at once: loads, gets, writes, while processes are killed and
+ * stopped, connections cut, Redis's writes paused, its data flushed; and every answer is checked against the history
+ * of the "database" that stands behind the cache.
+ *
+ * The database is shared memory.  A writer commits a new version of a row, then changes the cache; when the change is
+ * confirmed, all older versions of the row are void from that moment on.  A read is wrong when
+ *   - it is no value that was ever written for its key (corrupted),
+ *   - it is older than what a process of the same host has changed before the read began (P3),
+ *   - it had been void for longer than the bound at the last look at the clock (P1),
+ * and an invalidation is lost when, after all has calmed down, a host still has something older than the row.
+ *
+ * FRESHET_STORM_OPERATIONS in the environment sets how many operations (100,000; 1,000,000 with TEST_LONG_RUNS=1).
+ */
+#include <freshet_fleet.h>
+#include <hosts.h>
+#include <test.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BOUND 500
+#define NS_PER_MS 1000000LL
+#define HOSTS 2u
+#define WORKERS 4u
+#define KEYS 512u
+#define VERSIONS 8192u
+#define VALUE_MOST 6000u
+
+struct row {
+    _Atomic uint32_t lock;              /* the worker that writes it, plus one; 0: nobody */
+    _Atomic uint32_t version;           /* committed */
+    _Atomic uint32_t host_least[HOSTS]; /* no process of this host may get an older one any more */
+    _Atomic int64_t void_ns[VERSIONS];  /* when the change that voids this version was known to be confirmed; 0: not */
+};
+
+struct counts {
+    _Atomic uint64_t operations, reads, from_tier, from_redis, from_loader, misses, writes, puts, queued, clears;
+    _Atomic uint64_t too_old, before_own, corrupted, from_future, odd;
+    _Atomic int64_t oldest_ns; /* the longest that an answer had been void */
+    uint64_t kills, stops, cuts, pauses, flushes;
+};
+
+struct storm {
+    struct row rows[KEYS];
+    struct counts counts;
+    uint64_t target;
+    _Atomic uint64_t restarts[WORKERS];
+};
+
+static struct storm *storm;
+static struct redis redis;
+static const char *dirs[HOSTS];
+
+/* ---- values ---- */
+
+struct head {
+    uint32_t key, version, size;
+    uint32_t check;
+};
+
+/* FNV-1a, for want of anything better: it is chance that we guard against here. */
+static uint32_t check_sum(const uint8_t *bytes, size_t size, uint32_t sum)
+{
+    for (size_t i = 0; i < size; i++)
+        sum = (sum ^ bytes[i]) * 16777619u;
+    return sum;
+}
+
+/* The value of a version of a row: most fit a page, some do not. */
+static size_t value_make(uint8_t *value, uint32_t key, uint32_t version)
+{
+    uint64_t seed = (uint64_t)key << 32 | version;
+    uint64_t dice = test_random(&seed);
+    struct head head = {key, version, 0, 0};
+
+    head.size = (uint32_t)(dice % 8 == 0 ? dice / 8 % (VALUE_MOST - sizeof head) : dice / 8 % 200);
+    for (uint32_t i = 0; i < head.size; i++)
+        value[sizeof head + i] = i % 8 ? (uint8_t)(value[sizeof head + i - 1] + 17) : (uint8_t)test_random(&seed);
+    head.check = check_sum(value + sizeof head, head.size, check_sum((uint8_t *)&head, 12, 2166136261u));
+    memcpy(value, &head, sizeof head);
+    return sizeof head + head.size;
+}
+
+/* The version that a value is of; false: it is none of this key's. */
+static bool value_check(const freshet_buf *buf, uint32_t key, uint32_t *ret_version)
+{
+    struct head head;
+
+    if (buf->size < sizeof head)
+        return false;
+    memcpy(&head, buf->data, sizeof head);
+    *ret_version = head.version;
+    return head.key == key && head.version < VERSIONS && buf->size == sizeof head + head.size &&
+           head.check == check_sum((uint8_t *)buf->data + sizeof head, head.size, check_sum((uint8_t *)&head, 12, 2166136261u));
+}
+
+/* ---- a worker: one process of one host ---- */
+
+struct worker {
+    uint32_t index, host;
+    uint64_t seed;
+    freshet *cache;
+    freshet_buf buf;
+};
+
+static size_t key_name(char *name, size_t size, uint32_t key)
+{
+    return (size_t)snprintf(name, size, "row:%u", key);
+}
+
+static freshet_result load_row(freshet_load_request *request, freshet_buf *value, void *arg)
+{
+    static _Thread_local uint8_t bytes[VALUE_MOST];
+    uint32_t key = *(uint32_t *)arg;
+
+    (void)request;
+    return freshet_buf_set(value, bytes, value_make(bytes, key, storm->rows[key].version));
+}
+
+static void raise_to(_Atomic uint32_t *word, uint32_t value)
+{
+    uint32_t old = *word;
+
+    while (old < value && !atomic_compare_exchange_weak(word, &old, value))
+        continue;
+}
+
+/* Tell of a wrong answer, the first few in full. */
+static void wrong(_Atomic uint64_t *counter, const char *what, const struct worker *worker, uint32_t key, uint32_t got,
+                  const freshet_answer *answer, int64_t late_ns)
+{
+    if ((*counter)++ < 5)
+        fprintf(stderr, "storm: worker %u, host %u, row %u: %s: version %u (row %u, host's least %u), source %d, age bound %lld ms, "
+                "position %llu, void for %lld us\n", worker->index, worker->host, key, what, got, storm->rows[key].version,
+                storm->rows[key].host_least[worker->host], (int)answer->source, (long long)answer->age_bound_ms,
+                (unsigned long long)answer->position, (long long)(late_ns / 1000));
+}
+
+/* Judge what was read. `begun_ns`, `least`: from before the call. */
+static void judge(const struct worker *worker, uint32_t key, const freshet_answer *answer, int64_t begun_ns, uint32_t least)
+{
+    struct counts *counts = &storm->counts;
+    struct row *row = &storm->rows[key];
+    int64_t moment_ns = answer->source == FRESHET_FROM_TIER ? answer->judged_at_ns : begun_ns;
+    int64_t void_ns, late_ns;
+    uint32_t version = 0;
+
+    counts->reads++;
+    if (!value_check(&worker->buf, key, &version)) {
+        wrong(&counts->corrupted, "corrupted", worker, key, version, answer, 0);
+        return;
+    }
+    if (answer->source == FRESHET_FROM_TIER)
+        counts->from_tier++;
+    else if (answer->source == FRESHET_FROM_REDIS)
+        counts->from_redis++;
+    else
+        counts->from_loader++;
+    if (version > row->version)
+        wrong(&counts->from_future, "from the future", worker, key, version, answer, 0);
+    if (version < least)
+        wrong(&counts->before_own, "older than its own host's change", worker, key, version, answer, 0);
+    void_ns = row->void_ns[version];
+    late_ns = void_ns ? moment_ns - void_ns : 0;
+    if (late_ns > counts->oldest_ns)
+        counts->oldest_ns = late_ns;
+    if (late_ns > BOUND * NS_PER_MS)
+        wrong(&counts->too_old, "beyond the bound", worker, key, version, answer, late_ns);
+}
+
+/* Get or load, and judge. */
+static void read_row(struct worker *worker, uint32_t key, bool load)
+{
+    struct row *row = &storm->rows[key];
+    freshet_answer answer = FRESHET_INIT(freshet_answer);
+    uint32_t least = row->host_least[worker->host];
+    int64_t begun_ns = test_now_ns();
+    freshet_result result;
+    char name[16];
+    size_t size = key_name(name, sizeof name, key);
+
+    if (load)
+        result = freshet_load(worker->cache, name, size, NULL, load_row, &key, &worker->buf, &answer);
+    else
+        result = freshet_get(worker->cache, name, size, NULL, &worker->buf, &answer);
+    if (result == FRESHET_OK)
+        judge(worker, key, &answer, begun_ns, least);
+    else if (result == FRESHET_MISS && !load)
+        storm->counts.misses++;
+    else if (storm->counts.odd++ < 5)
+        fprintf(stderr, "storm: a read answered %s: %s\n", freshet_result_name(result), freshet_error());
+}
+
+/* The change that voids everything below `version` was confirmed (or, queued, is known to this host). */
+static void note_change(const struct worker *worker, uint32_t key, uint32_t version, freshet_result result)
+{
+    struct row *row = &storm->rows[key];
+    int64_t now_ns = test_now_ns();
+
+    raise_to(&row->host_least[worker->host], version);
+    if (result == FRESHET_OK)
+        for (uint32_t v = version; v-- > 0 && row->void_ns[v] == 0;)
+            row->void_ns[v] = now_ns;
+    else
+        storm->counts.queued++;
+}
+
+/* Change the cache for a version that is committed.  Under the row's lock. */
+static void change_row(struct worker *worker, uint32_t key, uint32_t version, bool put)
+{
+    static uint8_t value[VALUE_MOST];
+    freshet_result result;
+    char name[16];
+    size_t size = key_name(name, sizeof name, key);
+
+    if (put)
+        result = freshet_put(worker->cache, name, size, value, value_make(value, key, version), NULL, NULL);
+    else
+        result = freshet_invalidate(worker->cache, name, size, NULL, NULL);
+    if (result == FRESHET_OK || result == FRESHET_QUEUED)
+        note_change(worker, key, version, result);
+    else if (storm->counts.odd++ < 5)
+        fprintf(stderr, "storm: a change answered %s: %s\n", freshet_result_name(result), freshet_error());
+}
+
+/* Commit the next version of a row and change the cache, unless somebody else is at it. */
+static void write_row(struct worker *worker, uint32_t key, bool put)
+{
+    struct row *row = &storm->rows[key];
+    uint32_t nobody = 0, version;
+
+    if (!atomic_compare_exchange_strong(&row->lock, &nobody, worker->index + 1))
+        return;
+    version = row->version + 1;
+    if (version < VERSIONS) {
+        row->version = version;
+        change_row(worker, key, version, put);
+        storm->counts.writes++;
+        storm->counts.puts += put;
+    }
+    row->lock = 0;
+}
+
+/* What an application does after a crash: invalidate the rows whose writer died. */
+static void recover(struct worker *worker)
+{
+    for (uint32_t key = 0; key < KEYS; key++)
+        if (storm->rows[key].lock == worker->index + 1) {
+            change_row(worker, key, storm->rows[key].version, false);
+            storm->rows[key].lock = 0;
+        }
+}
+
+static freshet *join_host(uint32_t host)
+{
+    freshet_options options = FRESHET_INIT(freshet_options);
+    freshet_join_options join = FRESHET_INIT(freshet_join_options);
+    freshet *cache = NULL;
+    freshet_result result;
+
+    options.dir = dirs[host];
+    options.tier_size = 2u << 20; /* too small for all of it: eviction is part of the storm */
+    options.max_staleness_ms = BOUND;
+    join.keyring = host_keyring();
+    EXPECT(test_until(freshet_open(&cache, &options) == FRESHET_OK, 30000)); /* a stopped sibling may hold the lock */
+    result = freshet_join(cache, redis.url, &join);
+    if (result != FRESHET_OK && result != FRESHET_UNPROVEN)
+        fprintf(stderr, "storm: join: %s: %s\n", freshet_result_name(result), freshet_error());
+    EXPECT(result == FRESHET_OK || result == FRESHET_UNPROVEN);
+    return cache;
+}
+
+_Noreturn static void work(uint32_t index)
+{
+    struct worker worker = {.index = index, .host = index % HOSTS};
+
+    worker.seed = index + 1000 * storm->restarts[index]++;
+    worker.cache = join_host(worker.host);
+    recover(&worker);
+    while (storm->counts.operations++ < storm->target) {
+        uint64_t dice = test_random(&worker.seed);
+        uint32_t key = (uint32_t)(dice >> 32) % KEYS;
+
+        if (dice % 5000 == 0) {
+            freshet_result result = freshet_clear(worker.cache, NULL, NULL);
+
+            storm->counts.clears++;
+            EXPECT(result == FRESHET_OK || result == FRESHET_QUEUED);
+        } else if (dice % 100 < 5)
+            write_row(&worker, key, dice % 100 < 2);
+        else
+            read_row(&worker, key, dice % 100 >= 15);
+    }
+    freshet_buf_free(&worker.buf);
+    freshet_close(worker.cache);
+    test_child_done();
+}
+
+/* ---- the storm ---- */
+
+static void wait_ms(uint64_t ms)
+{
+    int64_t end = test_now_ns() + (int64_t)ms * NS_PER_MS;
+
+    while (test_now_ns() < end && storm->counts.operations < storm->target)
+        test_pause();
+}
+
+static pid_t begin_worker(uint32_t index)
+{
+    pid_t child = test_fork();
+
+    if (child == 0)
+        work(index);
+    return child;
+}
+
+/* One fault. */
+static void fault(pid_t *workers, uint64_t *seed)
+{
+    struct counts *counts = &storm->counts;
+    uint64_t dice = test_random(seed);
+    uint32_t victim = (uint32_t)(dice >> 32) % WORKERS;
+
+    if (dice % 40 == 0) {
+        redis_do(&redis, "FLUSHALL");
+        counts->flushes++;
+    } else if (dice % 10 < 4) {
+        test_kill(workers[victim], SIGKILL);
+        workers[victim] = begin_worker(victim);
+        counts->kills++;
+    } else if (dice % 10 < 6) {
+        test_kill(workers[victim], SIGSTOP);
+        wait_ms(20 + (dice >> 8) % (2 * BOUND));
+        test_kill(workers[victim], SIGCONT);
+        counts->stops++;
+    } else if (dice % 10 < 9) {
+        redis_do(&redis, dice >> 9 & 1 ? "CLIENT KILL TYPE normal" : "CLIENT KILL TYPE pubsub");
+        counts->cuts++;
+    } else {
+        redis_do(&redis, "CLIENT PAUSE %d WRITE", (int)((dice >> 8) % (2 * BOUND)));
+        counts->pauses++;
+    }
+}
+
+static uint64_t operations_wanted(void)
+{
+    const char *word = getenv("FRESHET_STORM_OPERATIONS");
+    unsigned long long count = word ? strtoull(word, NULL, 10) : 0;
+
+    return count ? count : test_long_runs() ? 1000000 : 100000;
+}
+
+/* All has calmed down: no host has anything older than the row. */
+static uint64_t lost_invalidations(uint32_t host)
+{
+    struct worker worker = {.host = host, .cache = join_host(host)};
+    freshet_stats stats = FRESHET_INIT(freshet_stats);
+    freshet_answer answer = FRESHET_INIT(freshet_answer);
+    int64_t end;
+    uint64_t lost = 0;
+
+    EXPECT(test_until(freshet_stat(worker.cache, &stats) == FRESHET_OK && stats.outbox == 0 && stats.proven_age_ms >= 0 &&
+                      stats.proven_age_ms < BOUND, 30000));
+    for (end = test_now_ns() + 2 * BOUND * NS_PER_MS; test_now_ns() < end;)
+        test_pause();
+    for (uint32_t key = 0; key < KEYS; key++) {
+        char name[16];
+        size_t size = key_name(name, sizeof name, key);
+        uint32_t version = 0;
+
+        if (freshet_get(worker.cache, name, size, NULL, &worker.buf, &answer) != FRESHET_OK)
+            continue;
+        if (value_check(&worker.buf, key, &version) && version == storm->rows[key].version)
+            continue;
+        wrong(&storm->counts.too_old, "left behind", &worker, key, version, &answer, 0);
+        lost++;
+    }
+    freshet_buf_free(&worker.buf);
+    freshet_close(worker.cache);
+    return lost;
+}
+
+static void print_counts(uint64_t lost, int64_t took_ns)
+{
+    struct counts *c = &storm->counts;
+
+    printf("storm: %llu operations in %.1f s: %llu reads (%llu tier, %llu Redis, %llu loader), %llu misses, %llu writes "
+           "(%llu puts, %llu queued), %llu clears\n",
+           (unsigned long long)c->operations, (double)took_ns / 1e9, (unsigned long long)c->reads,
+           (unsigned long long)c->from_tier, (unsigned long long)c->from_redis, (unsigned long long)c->from_loader,
+           (unsigned long long)c->misses, (unsigned long long)c->writes, (unsigned long long)c->puts,
+           (unsigned long long)c->queued, (unsigned long long)c->clears);
+    printf("storm: %llu kills, %llu stops, %llu cuts, %llu pauses, %llu flushes\n", (unsigned long long)c->kills,
+           (unsigned long long)c->stops, (unsigned long long)c->cuts, (unsigned long long)c->pauses,
+           (unsigned long long)c->flushes);
+    printf("storm: %llu reads beyond the bound of %d ms (the oldest void for %lld ms), %llu before own changes, "
+           "%llu lost invalidations, %llu corrupted\n",
+           (unsigned long long)c->too_old, BOUND, (long long)(c->oldest_ns / NS_PER_MS), (unsigned long long)c->before_own,
+           (unsigned long long)lost, (unsigned long long)c->corrupted);
+}
+
+TEST_LONG(in_a_storm_nothing_is_stale_lost_or_corrupted, 1200)
+{
+    pid_t workers[WORKERS];
+    uint64_t seed = 42, lost = 0;
+    int64_t begun_ns;
+    int status;
+
+    redis_start(&redis, NULL);
+    (void)host_keyring();
+    storm = mmap(NULL, sizeof *storm, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    EXPECT(storm != MAP_FAILED);
+    storm->target = operations_wanted();
+    for (uint32_t host = 0; host < HOSTS; host++)
+        dirs[host] = fresh_dir();
+    begun_ns = test_now_ns();
+    for (uint32_t i = 0; i < WORKERS; i++)
+        workers[i] = begin_worker(i);
+    while (storm->counts.operations < storm->target) {
+        wait_ms(30 + test_random(&seed) % 200);
+        fault(workers, &seed);
+    }
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        while (waitpid(workers[i], &status, 0) < 0 && errno == EINTR)
+            continue;
+        EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    redis_do(&redis, "CLIENT UNPAUSE");
+    begun_ns = test_now_ns() - begun_ns;
+    for (uint32_t key = 0; key < KEYS; key++) /* a last kill may have left a row locked: its restart recovers it */
+        EXPECT_EQ(storm->rows[key].lock, 0);
+    for (uint32_t host = 0; host < HOSTS; host++)
+        lost += lost_invalidations(host);
+    print_counts(lost, begun_ns);
+    EXPECT_EQ(storm->counts.too_old, 0);
+    EXPECT_EQ(storm->counts.before_own, 0);
+    EXPECT_EQ(storm->counts.corrupted, 0);
+    EXPECT_EQ(storm->counts.from_future, 0);
+    EXPECT_EQ(storm->counts.odd, 0);
+    EXPECT_EQ(lost, 0);
+    EXPECT(storm->counts.from_tier > storm->counts.operations / 10 && storm->counts.from_redis > 0); /* it was a test at all */
+    redis_stop(&redis);
+}

@@ -1,0 +1,271 @@
+/*
+ * outbox_test.c - a change that Redis does not confirm: queued, not served on this host, sent when Redis is back, by
+ * whoever lives.
+ *
+ * CLIENT PAUSE WRITE holds every script that may write while plain reads go on: so Redis still hands out the old record,
+ * and this host must refuse it.
+ */
+#include "hold.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#define BOUND 1000
+
+struct scene {
+    struct redis redis;
+    const char *dir; /* of host a */
+    freshet *a, *b;
+};
+
+static void begin(struct scene *scene)
+{
+    redis_start(&scene->redis, NULL);
+    scene->dir = fresh_dir();
+    scene->a = host_join(scene->dir, &scene->redis, BOUND);
+    scene->b = host_join(fresh_dir(), &scene->redis, BOUND);
+    EXPECT_EQ(host_put(scene->a, "k", "old"), FRESHET_OK);
+    EXPECT_EQ(host_put(scene->a, "other", "still"), FRESHET_OK);
+    warm(scene->a, "k", "old");
+    warm(scene->b, "k", "old");
+}
+
+static void pause_redis(struct scene *scene)
+{
+    EXPECT(strcmp(redis_do(&scene->redis, "CLIENT PAUSE 100000 WRITE"), "OK") == 0);
+}
+
+static void resume_redis(struct scene *scene)
+{
+    EXPECT(strcmp(redis_do(&scene->redis, "CLIENT UNPAUSE"), "OK") == 0);
+}
+
+static freshet_result invalidate_within(freshet *cache, const char *key, unsigned ms)
+{
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
+
+    options.deadline_ms = ms;
+    return freshet_invalidate(cache, key, strlen(key), &options, NULL);
+}
+
+/* Sent: nothing waits any more, and no host has the old value. */
+static void expect_sent(struct scene *scene, freshet *a)
+{
+    EXPECT(test_until(stats_of(a).outbox == 0, 15000));
+    EXPECT(applied(scene->b, stats_of(a).position));
+    EXPECT(test_until(!gets_that(scene->b, "k", "old"), 5000));
+    EXPECT(!gets_that(a, "k", "old"));
+    for (int i = 0; i < 50; i++) {
+        EXPECT(!gets_that(scene->b, "k", "old") && !gets_that(a, "k", "old"));
+        test_pause();
+    }
+}
+
+static void end(struct scene *scene)
+{
+    freshet_close(scene->a);
+    freshet_close(scene->b);
+    redis_stop(&scene->redis);
+}
+
+TEST(a_queued_invalidation_hides_the_key_on_this_host_and_is_sent_later)
+{
+    struct scene scene;
+    freshet *sibling;
+    freshet_change change = FRESHET_INIT(freshet_change);
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
+    struct row row;
+
+    begin(&scene);
+    sibling = host_join(scene.dir, &scene.redis, BOUND);
+    pause_redis(&scene);
+    options.deadline_ms = 300;
+    EXPECT_EQ(freshet_invalidate(scene.a, "k", 1, &options, &change), FRESHET_QUEUED);
+    EXPECT(change.position == 0 && change.epoch == 0);
+    EXPECT_EQ(stats_of(scene.a).outbox, 1);
+    EXPECT(stats_of(scene.a).queued >= 1);
+    for (int i = 0; i < 30; i++) { /* not from the tier, not from Redis, not in another process */
+        EXPECT(!gets_that(scene.a, "k", "old") && !gets_that(sibling, "k", "old"));
+        test_pause();
+    }
+    IN_CHILD({
+        freshet *onlooker = host_solo(scene.dir, BOUND);
+
+        EXPECT(!gets_that(onlooker, "k", "old"));
+        freshet_close(onlooker);
+    });
+    row_init(&row, "row");
+    {
+        freshet_load_options load = FRESHET_INIT(freshet_load_options);
+        freshet_buf buf = {0};
+
+        load.deadline_ms = 300;
+        EXPECT_EQ(freshet_load(scene.a, "k", 1, &load, row_loader, &row, &buf, NULL), FRESHET_OK);
+        EXPECT(buf.size == 3 && memcmp(buf.data, "row", 3) == 0);
+        freshet_buf_free(&buf);
+    }
+    resume_redis(&scene);
+    expect_sent(&scene, scene.a);
+    EXPECT(stats_of(scene.a).resent >= 1);
+    freshet_close(sibling);
+    end(&scene);
+}
+
+TEST(a_put_that_redis_does_not_confirm_is_queued_as_an_invalidation)
+{
+    struct scene scene;
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
+
+    begin(&scene);
+    pause_redis(&scene);
+    options.deadline_ms = 300;
+    EXPECT_EQ(freshet_put(scene.a, "k", 1, "unsure", 6, &options, NULL), FRESHET_QUEUED);
+    EXPECT(!gets_that(scene.a, "k", "old") && !gets_that(scene.a, "k", "unsure"));
+    resume_redis(&scene);
+    expect_sent(&scene, scene.a);
+    EXPECT(!gets_that(scene.a, "k", "unsure") && !gets_that(scene.b, "k", "unsure"));
+    EXPECT_EQ(host_put(scene.b, "k", "new"), FRESHET_OK);
+    EXPECT(test_until(host_gets(scene.a, "k", "new"), 5000));
+    end(&scene);
+}
+
+TEST(a_queued_clear_hides_everything_and_is_sent_later)
+{
+    struct scene scene;
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
+
+    begin(&scene);
+    pause_redis(&scene);
+    options.deadline_ms = 300;
+    EXPECT_EQ(freshet_clear(scene.a, &options, NULL), FRESHET_QUEUED);
+    EXPECT(!gets_that(scene.a, "k", "old") && !gets_that(scene.a, "other", "still"));
+    resume_redis(&scene);
+    expect_sent(&scene, scene.a);
+    EXPECT(!gets_that(scene.b, "other", "still"));
+    end(&scene);
+}
+
+TEST(when_redis_is_gone_changes_are_queued_and_sent_after_it_is_back)
+{
+    struct scene scene;
+
+    begin(&scene);
+    redis_stop(&scene.redis);
+    EXPECT_EQ(invalidate_within(scene.a, "k", 300), FRESHET_QUEUED);
+    EXPECT(!gets_that(scene.a, "k", "old"));
+    for (int i = 0; i < 10; i++) /* the back-off makes the next ones quick; they are queued all the same */
+        EXPECT_EQ(invalidate_within(scene.a, "other", 300), FRESHET_QUEUED);
+    redis_restart(&scene.redis);
+    EXPECT(test_until(stats_of(scene.a).outbox == 0, 15000));
+    EXPECT(!gets_that(scene.a, "k", "old"));
+    EXPECT(test_until(host_put(scene.b, "k", "new") == FRESHET_OK, 10000));
+    EXPECT(test_until(host_gets(scene.a, "k", "new"), 10000));
+    EXPECT(!gets_that(scene.b, "k", "old"));
+    end(&scene);
+}
+
+/* A process of host a queues an invalidation and dies by SIGKILL. */
+static void queue_and_die(struct scene *scene)
+{
+    int told[2];
+    pid_t child;
+    char done = 0;
+
+    EXPECT(pipe(told) == 0);
+    child = test_fork();
+    if (child == 0) {
+        freshet *own = host_join(scene->dir, &scene->redis, BOUND);
+
+        EXPECT(write(told[1], "j", 1) == 1);
+        EXPECT(test_until(stats_of(own).outbox > 0 || invalidate_within(own, "k", 300) == FRESHET_QUEUED, 10000));
+        EXPECT(write(told[1], "q", 1) == 1);
+        for (;;)
+            test_pause();
+    }
+    EXPECT(read(told[0], &done, 1) == 1 && done == 'j');
+    pause_redis(scene);
+    EXPECT(read(told[0], &done, 1) == 1 && done == 'q');
+    test_kill(child, SIGKILL);
+}
+
+TEST(a_sibling_sends_what_a_killed_process_had_queued)
+{
+    struct scene scene;
+
+    begin(&scene);
+    queue_and_die(&scene);
+    EXPECT_EQ(stats_of(scene.a).outbox, 1);
+    EXPECT(!gets_that(scene.a, "k", "old"));
+    resume_redis(&scene);
+    expect_sent(&scene, scene.a);
+    end(&scene);
+}
+
+TEST(the_next_process_sends_what_a_killed_one_had_queued)
+{
+    struct scene scene;
+    freshet *next;
+
+    begin(&scene);
+    queue_and_die(&scene);
+    freshet_close(scene.a); /* nobody is left on this host */
+    next = host_solo(scene.dir, BOUND);
+    EXPECT_EQ(stats_of(next).outbox, 1);
+    EXPECT(!gets_that(next, "k", "old"));
+    freshet_close(next);
+    resume_redis(&scene);
+    scene.a = host_join(scene.dir, &scene.redis, BOUND);
+    expect_sent(&scene, scene.a);
+    end(&scene);
+}
+
+/* Killed in the middle of sending, never having said "queued": the change may be anywhere, so it must not be lost. */
+TEST(an_invalidation_whose_sender_is_killed_while_sending_is_not_lost)
+{
+    struct scene scene;
+    pid_t child;
+
+    begin(&scene);
+    pause_redis(&scene);
+    child = test_fork();
+    if (child == 0) { /* the inherited handle: the child opens and joins anew, and waits in the change */
+        (void)invalidate_within(scene.a, "k", 60000);
+        test_child_done();
+    }
+    EXPECT(test_until(host_peek(scene.a, "k", NULL, 0) == FRESHET_MISS && stats_of(scene.a).processes > 1, 10000));
+    EXPECT(!gets_that(scene.a, "k", "old"));
+    test_kill(child, SIGKILL);
+    EXPECT(!gets_that(scene.a, "k", "old"));
+    resume_redis(&scene);
+    expect_sent(&scene, scene.a);
+    end(&scene);
+}
+
+TEST(more_queued_keys_than_the_outbox_holds_become_a_clear)
+{
+    struct scene scene;
+    char key[16];
+    freshet_key keys[500];
+    char names[500][16];
+
+    begin(&scene);
+    pause_redis(&scene);
+    for (int round = 0; round < 12; round++) {
+        freshet_write_options options = FRESHET_INIT(freshet_write_options);
+
+        for (int i = 0; i < 500; i++) {
+            snprintf(names[i], sizeof names[i], "many%d", round * 500 + i);
+            keys[i] = (freshet_key){names[i], strlen(names[i])};
+        }
+        options.deadline_ms = 50;
+        EXPECT_EQ(freshet_invalidate_many(scene.a, keys, 500, &options, NULL), FRESHET_QUEUED);
+    }
+    EXPECT_EQ(invalidate_within(scene.a, "k", 100), FRESHET_QUEUED);
+    EXPECT(!gets_that(scene.a, "k", "old"));
+    resume_redis(&scene);
+    expect_sent(&scene, scene.a);
+    snprintf(key, sizeof key, "many%d", 5999);
+    EXPECT_EQ(host_put(scene.b, key, "new"), FRESHET_OK);
+    EXPECT(test_until(host_gets(scene.a, key, "new"), 5000));
+    end(&scene);
+}

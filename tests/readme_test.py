@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""readme_test.py - README's example is a program that works, and the tests that README names exist.
+
+What a stranger copies first must be right: the C block is compiled with warnings as errors against the library just
+built, run on one host and, with the ACL rule as README has it, as a host of a fleet.
+
+usage: readme_test.py BUILD
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+START_S = 10
+
+
+class Skip(Exception):
+    """The reason why a test cannot be run here."""
+
+
+def block(language):
+    """The first code block of README in a language."""
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as readme:
+        return re.search(r"^```" + language + r"\n(.*?)^```", readme.read(), re.S | re.M).group(1)
+
+
+def sanitizers(build):
+    """A library built with sanitizers wants a program built with them."""
+    out = subprocess.run(["nm", "-D", os.path.join(build, "libfreshet.so")], capture_output=True, text=True, check=True)
+    flags = {"__asan_init": "-fsanitize=address,undefined", "__tsan_init": "-fsanitize=thread"}
+    return [flag for word, flag in flags.items() if word in out.stdout]
+
+
+def compile_example(build, where):
+    source, program = os.path.join(where, "orders.c"), os.path.join(where, "orders")
+    with open(source, "w", encoding="utf-8") as file:
+        file.write(block("c"))
+    subprocess.run([*os.environ.get("CC", "cc").split(), "-std=c17", "-Wall", "-Wextra", "-Wpedantic", "-Werror",
+                    "-I", os.path.join(TOP, "core/include"), "-I", os.path.join(TOP, "backplane/include"), source,
+                    "-o", program, "-L", build, "-lfreshet", "-Wl,-rpath," + build, *sanitizers(build)], check=True)
+    return program
+
+
+def run_example(program, *arguments):
+    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def the_example_compiles_and_works_on_one_host(build, where):
+    out = run_example(compile_example(build, where), os.path.join(where, "tier"))
+    assert out == "3 apples, from the loader\n3 apples, from this host's memory\n", out
+
+
+def start_redis(where):
+    """A server of our own on a unix socket; the caller ends it."""
+    if not shutil.which("redis-server"):
+        raise Skip("redis-server is not installed")
+    socket = os.path.join(where, "redis.sock")
+    server = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", where],
+                              stdout=subprocess.DEVNULL)
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and server.poll() is None:
+        if tell_redis(socket, "PING") == "PONG":
+            return server, socket
+    server.kill()
+    server.wait()
+    raise AssertionError("redis-server did not start")
+
+
+def tell_redis(socket, command):
+    """One command with redis-cli, which is of the server's package or of one that it needs."""
+    return subprocess.run(["redis-cli", "-s", socket, *command.split()], capture_output=True, text=True,
+                          check=False).stdout.strip()
+
+
+def the_example_works_in_a_fleet_with_the_rights_that_are_named(build, where):
+    server, socket = start_redis(where)
+    try:
+        assert tell_redis(socket, block("acl")) == "OK", "the ACL rule is refused"
+        program, keys = compile_example(build, where), os.path.join(where, "keys")
+        subprocess.run([os.path.join(build, "tools/freshet"), "keygen", keys], check=True, capture_output=True)
+        url = f"unix://orders:secret@{socket}"
+        out = run_example(program, os.path.join(where, "one"), url, keys)
+        assert out == "3 apples, from the loader\n3 apples, from this host's memory\n", out
+        denied = tell_redis(socket, "ACL LOG")
+        assert not denied, f"rights that README's rule lacks:\n{denied}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def every_test_that_readme_names_exists(build, where):
+    del build, where
+    known = set()
+    for folder, _, names in os.walk(os.path.join(TOP, "tests")):
+        for name in names:
+            if name.endswith((".c", ".py")):
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    known |= set(re.findall(r"\b(?:TEST|TEST_LONG|def)[ (]\(?(\w+)", file.read()))
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as readme:
+        table = re.search(r"^\| P1 .*?\n\n", readme.read(), re.S | re.M).group(0)
+    named = re.findall(r"`([a-z]\w*_\w*_\w*)`", table.replace("max_staleness_ms", ""))
+    assert named, "the table of promises names no test"
+    missing = [name for name in named if name not in known]
+    assert not missing, "\n       ".join(missing)
+
+
+TESTS = [
+    the_example_compiles_and_works_on_one_host,
+    the_example_works_in_a_fleet_with_the_rights_that_are_named,
+    every_test_that_readme_names_exists,
+]
+
+
+def main():
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    counts = {"ok  ": 0, "FAIL": 0, "skip": 0}
+    for test in TESTS:
+        base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        where = tempfile.mkdtemp(prefix="freshet-readme.", dir=base)
+        word, why = "ok  ", ""
+        try:
+            test(os.path.abspath(sys.argv[1]), where)
+        except Skip as reason:
+            word, why = "skip", f": {reason}"
+        except (AssertionError, OSError, AttributeError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", None) or ""
+            word, why = "FAIL", f": {error} {said if isinstance(said, str) else said.decode(errors='replace')}"
+        finally:
+            shutil.rmtree(where, ignore_errors=True)
+        counts[word] += 1
+        print(f"{word} {test.__name__}{why}", flush=True)
+    print(f"{counts['ok  ']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
+    return 1 if counts["FAIL"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+/*
+ * bench.h - what the measurements share: where they run, the keys, the statistics, the table.
+ *
+ * Every figure stands beside its floor, measured in the same process and the same run, the two sides taking turns in
+ * slices; a machine that slows down for a second slows both.  When the floor itself moved, the figure is printed and
+ * not judged.
+ */
+#ifndef TOOLS_BENCH_H
+#define TOOLS_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "tool.h"
+
+#define BENCH_KEY 32u      /* bytes of every key */
+#define BENCH_ROWS 16
+#define BENCH_SLICES_MAX 64
+#define BENCH_THREADS 8    /* that fill a joined tier: each record is a question to Redis, or two */
+#define BENCH_MOVED 1.30   /* a floor whose spread is above this proves nothing */
+
+struct bench_row {
+    char name[48];
+    double ours, floor, spread; /* ns, and the floor's own spread */
+    double most;                /* the ratio that we promise; 0: none */
+};
+
+struct bench {
+    struct tool *tool;
+    const char *name;
+    char dir[256];     /* all that the run makes is in it */
+    char keyring[288];
+    char socket[288], url[320]; /* the private Redis; "" when there is none */
+    pid_t server;
+    struct bench_row rows[BENCH_ROWS];
+    unsigned rows_count;
+};
+
+/* The four; false: it could not be measured, and that was said (or a signal came). */
+bool bench_get(struct bench *bench);
+bool bench_fetch(struct bench *bench);
+bool bench_invalidate(struct bench *bench);
+bool bench_fill(struct bench *bench);
+
+/* Say why a run ends early; always false. */
+bool bench_stop(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool bench_stop_result(const struct bench *bench, freshet_result result, const char *what);
+/* One line to stderr about what is being done, for who waits; not with --json. */
+void bench_progress(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
+struct bench_row *bench_row_add(struct bench *bench, double most, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- the private Redis, and hosts on it (bench_host.c) ---- */
+
+bool bench_server_start(struct bench *bench); /* false: there is none on the PATH; nothing was said */
+void bench_server_stop(struct bench *bench);
+/* A cache in the directory `host` of the run, joined when asked; NULL: said why. */
+freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, bool joined);
+
+struct bench_records {
+    char (*keys)[BENCH_KEY];
+    uint32_t count;
+    uint32_t size; /* of a value */
+};
+bool bench_records_make(struct bench_records *records, uint32_t count, uint32_t size, uint64_t seed);
+void bench_records_free(struct bench_records *records);
+/* The value of record `i`: its number, then bytes that follow from it. */
+void bench_value(const struct bench_records *records, uint32_t i, unsigned char *ret_value);
+/* Load them all by several threads, until the tier (and Redis, when joined) holds every one.  By freshet_load: a put
+ * raises its key's fence, and of many more keys than fence slots the later puts would void the earlier records. */
+bool bench_load(struct bench *bench, freshet *cache, const struct bench_records *records);
+
+/* ---- numbers (bench.c) ---- */
+
+int64_t bench_cpu_ns(void);  /* this thread's */
+int64_t bench_wall_ns(void); /* CLOCK_BOOTTIME: the same in every process */
+uint64_t bench_random(uint64_t *state);
+/* Of n > 0 values, which are put in order: the value below which `share` of them lie. */
+double bench_quantile(double *values, size_t n, double share);
+/* How far they moved: third quartile over first. Puts them in order. */
+double bench_spread(double *values, size_t n);
+/* `count` numbers below n, Zipf with exponent 0.99 (0 the most frequent) or uniform; NULL: no memory. */
+uint32_t *bench_sequence(uint32_t n, size_t count, bool zipf, uint64_t seed);
+
+/* ---- the floors: nothing but the foreign library itself ---- */
+
+struct raw_map; /* bench_lmdb.c: an LMDB environment with the tier's flags */
+struct raw_map *raw_map_open(const char *dir, uint64_t size); /* NULL: failed */
+void raw_map_close(struct raw_map *map);
+/* Put record `i`, and commit what was put since the last commit if asked. */
+bool raw_map_put(struct raw_map *map, const struct bench_records *records, uint32_t i, const unsigned char *value,
+                 bool commit);
+/* Look up in turn; renew + get + memcpy + reset each. The CPU time taken, ns; < 0: one was not there. */
+int64_t raw_map_get(struct raw_map *map, const struct bench_records *records, const uint32_t *sequence, size_t count,
+                    unsigned char *buf, uint64_t *sum);
+
+struct raw_redis; /* bench_redis.c: a blocking hiredis connection on the unix socket */
+struct raw_redis *raw_redis_open(const char *socket, unsigned timeout_ms); /* NULL: failed */
+void raw_redis_close(struct raw_redis *redis);
+bool raw_redis_set(struct raw_redis *redis, const char *key, size_t key_size, const void *value, size_t size);
+/* The value copied to buf (size bytes of room); its size, < 0: none. */
+int64_t raw_redis_get(struct raw_redis *redis, const char *key, size_t key_size, void *buf, size_t size);
+bool raw_redis_publish(struct raw_redis *redis, const char *channel, const void *data, size_t size);
+bool raw_redis_subscribe(struct raw_redis *redis, const char *channel);
+bool raw_redis_next(struct raw_redis *redis); /* wait for a message */
+
+/* bench_sign.c: Ed25519, signing and verifying a frame's bytes, median CPU ns; < 0: failed. */
+double raw_sign_verify(size_t size, unsigned slices, unsigned each);
+
+#endif
