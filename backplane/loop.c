@@ -40,6 +40,7 @@ struct loop_file {
 
 struct loop {
     uv_loop_t uv;
+    uv_pipe_t first;            /* see loop_open_files */
     struct loop_events events;
     void *arg;
     pthread_t thread;
@@ -247,6 +248,11 @@ static int loop_open_files(struct loop *loop)
         rc = -rc; /* libuv's codes are negated errnos */
         goto done;
     }
+    /* With the first stream comes a spare descriptor (for accept, when there are no more): let it come now too. */
+    if (uv_pipe_init(&loop->uv, &loop->first, 0) == 0) {
+        uv_close((uv_handle_t *)&loop->first, NULL);
+        uv_run(&loop->uv, UV_RUN_NOWAIT);
+    }
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) {
         rc = errno;
         uv_loop_close(&loop->uv);
@@ -264,13 +270,13 @@ done:
     return rc;
 }
 
-/* The thread has ended: free what it left. */
+/* The thread has ended: free what it left.  libuv closes numbers, whatever they are by now, so only while all is in order. */
 static void loop_free(struct loop *loop)
 {
+    if (!atomic_load(&loop->lost) && loop_is_whole(loop))
+        (void)uv_loop_close(&loop->uv);
     loop_file_close(&loop->near);
     loop_file_close(&loop->far);
-    if (!atomic_load(&loop->lost))
-        (void)uv_loop_close(&loop->uv);
     free(loop);
 }
 

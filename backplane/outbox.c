@@ -27,6 +27,12 @@ void outbox_fini(struct fleet *fleet)
     outbox->work = NULL;
 }
 
+bool outbox_busy(const struct fleet *fleet, uint32_t partition)
+{
+    return (fleet->outbox.sending && fleet->outbox.partition == partition) ||
+           remote_outbox_waiting(fleet->host, partition) > 0;
+}
+
 /* Take a batch of one kind and partition and send it; false when there is none, or it cannot be sent now. */
 static bool outbox_send(struct fleet *fleet, uint32_t partition, bool clears)
 {
@@ -69,8 +75,8 @@ static void outbox_confirmed(struct fleet *fleet, const struct answer *answer)
     else
         remote_raise(fleet->host, (const uint8_t(*)[16])outbox->work->hashes, outbox->count, outbox->partition,
                      answer->position);
-    remote_outbox_done(fleet->host, outbox->work->slots, outbox->count, answer->position);
     remote_count(fleet->host, REMOTE_RESENT, outbox->count);
+    remote_outbox_done(fleet->host, outbox->work->slots, outbox->count, answer->position);
 }
 
 static void outbox_answered(struct link *link, const struct resp *reply, void *arg)

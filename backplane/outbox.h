@@ -25,6 +25,8 @@ struct outbox {
 
 bool outbox_init(struct fleet *fleet);
 void outbox_fini(struct fleet *fleet); /* what is on its way waits again */
+/* Does anything of this partition wait, or is it on its way by us? */
+bool outbox_busy(const struct fleet *fleet, uint32_t partition);
 /* Send what waits, batch after batch; nothing to do when a batch is on its way or we do not hold the seat. */
 void outbox_drain(struct fleet *fleet);
 

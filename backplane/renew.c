@@ -250,7 +250,7 @@ static void renew_settle(struct renew_part *part, uint64_t epoch, uint64_t targe
         part->resent_epoch = epoch;
         renew_send_recent(part);
     }
-    if (remote_outbox_waiting(fleet->host, part->partition) > 0) {
+    if (outbox_busy(fleet, part->partition)) {
         outbox_drain(fleet); /* and a look after it */
         return;
     }

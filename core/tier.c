@@ -206,6 +206,9 @@ static freshet_result tier_note_fds(struct tier *tier, const char *path, const c
     }
     if (tier->fds[FD_LOCK] < 0)
         return fail(FRESHET_EIO, "%s: cannot find LMDB's descriptor of it among this process's", lock_path);
+    for (int i = 0; i < FD_COUNT; i++) /* not every LMDB closes all of them at exec */
+        if (tier->fds[i] >= 0)
+            (void)fcntl(tier->fds[i], F_SETFD, FD_CLOEXEC);
     return FRESHET_OK;
 }
 

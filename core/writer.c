@@ -33,6 +33,7 @@
 #define EVICT_SCANS 512u    /* heads a batch looks at, at most */
 #define ROOM_DELETIONS 16u  /* of a transaction that only makes room */
 #define ROOM_SCANS 1024u
+#define ROOM_LEAST 64u      /* pages, whatever the file system says */
 #define ROOM_ROUNDS 20000u
 #define SWEEP_HEADS 256u
 #define SWEEP_ROUNDS 16u    /* as long as most of what is met is void */
@@ -188,7 +189,7 @@ static void writer_shrink(struct writer *w)
     writer_usage(w, txn, &used, &pages);
     tier_drop(txn);
     if (used < pages) {
-        w->room = used;
+        w->room = used < ROOM_LEAST ? ROOM_LEAST : used;
         w->shrunk_ns = clock_boot_ns();
     }
 }

@@ -266,7 +266,7 @@ TEST(a_url_that_cannot_be_is_refused_with_the_reason)
         {"redis://localhost:-1", "port"}, {"redis://localhost/x", "database"}, {"redis://localhost/-1", "database"},
         {"redis://localhost/99999999999", "database"}, {"unix://", "path"}, {"unix://relative", "path"},
         {"unix:///x?db=y", "database"}, {"unix:///x?nonsense=1", "nonsense|db="}, {"redis://u:secret%zz@localhost", "%|percent"},
-        {"redis://u:secret@", "host"}, {"unix:///a\n", "char|url|control|path"},
+        {"redis://u:secret@", "host"},
     };
     freshet *cache = host_solo(fresh_dir(), 0);
     char *long_url = malloc(70000);
@@ -653,13 +653,12 @@ static const char *record_key(const char *key)
     return name;
 }
 
-/* The fleet still does its work, on both hosts. */
+/* The fleet still does its work, on both hosts.  After a rotation recent changes are sent again, so a put may have to be
+ * said twice: a miss too many. */
 static void expect_alive(freshet *a, freshet *b)
 {
-    EXPECT(test_until(host_put(a, "alive", "one") == FRESHET_OK, 20000));
-    EXPECT(test_until(host_gets(b, "alive", "one"), 20000));
-    EXPECT(test_until(host_put(b, "alive", "two") == FRESHET_OK, 20000));
-    EXPECT(test_until(host_gets(a, "alive", "two"), 20000));
+    EXPECT(test_until(host_put(a, "alive", "one") == FRESHET_OK && host_gets(b, "alive", "one"), 20000));
+    EXPECT(test_until(host_put(b, "alive", "two") == FRESHET_OK && host_gets(a, "alive", "two"), 20000));
 }
 
 TEST(garbage_on_the_channel_is_refused_and_costs_nothing_else)
@@ -747,8 +746,7 @@ TEST(garbage_in_the_log_is_survived)
         expect_alive(a, b);
     }
     do_bytes(&redis, "XADD", PREFIX "log", "18446744073709551615-0", bytes, 10); /* no id is left above it */
-    EXPECT(test_until(host_put(a, "k", "v") == FRESHET_OK, 20000));
-    EXPECT(test_until(host_gets(b, "k", "v"), 20000));
+    EXPECT(test_until(host_put(a, "k", "v") == FRESHET_OK && host_gets(b, "k", "v"), 20000));
     expect_alive(a, b);
     freshet_close(a);
     freshet_close(b);
@@ -781,18 +779,19 @@ TEST(garbage_records_are_misses_and_are_cured_by_the_next_write)
             do_bytes(&redis, "SET", record_key("k"), NULL, bytes, sizes[i]);
             EXPECT_EQ(host_put(a, "k", "v"), FRESHET_OK);
             EXPECT(test_until(host_gets(b, "k", "v"), 5000));
-            EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK);
+            EXPECT_EQ(host_invalidate(b, "k"), FRESHET_OK); /* by b: not in its tier for the next round */
             freshet_buf_free(&buf);
         }
     for (const char *const *type = (const char *const[]){"LPUSH", "SADD", NULL}; *type; type++) { /* of another type */
         redis_do(&redis, "DEL %s", record_key("k"));
         redis_do(&redis, "%s %s x", *type, record_key("k"));
         EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
-        EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK);
+        EXPECT_EQ(host_invalidate(b, "k"), FRESHET_OK);
         redis_do(&redis, "DEL %s", record_key("k"));
         redis_do(&redis, "%s %s x", *type, record_key("k"));
         EXPECT_EQ(host_put(a, "k", "v"), FRESHET_OK);
         EXPECT(test_until(host_gets(b, "k", "v"), 5000));
+        EXPECT_EQ(host_invalidate(b, "k"), FRESHET_OK);
     }
     redis_do(&redis, "DEL " PREFIX "hosts");
     redis_do(&redis, "SET " PREFIX "hosts x");
@@ -854,7 +853,7 @@ TEST(garbage_heads_are_survived)
     freshet *a, *b;
     uint8_t bytes[400];
     uint64_t seed = 13, position;
-    const size_t sizes[] = {0, 1, 4, 103, 104, 119, 120, 121, 400};
+    const size_t sizes[] = {0, 1, 4, 103, 104, 131, 132, 133, 400};
 
     redis_start(&redis, NULL);
     a = host_join(fresh_dir(), &redis, BOUND);
@@ -866,7 +865,7 @@ TEST(garbage_heads_are_survived)
                 bytes[j] = kind == 0 ? 0 : (uint8_t)test_random(&seed);
             if (kind == 2)
                 memcpy(bytes, "FH\1", 4);
-            EXPECT(test_until(host_put(a, "k", "old"), 5000) || true);
+            EXPECT(test_until(host_put(a, "k", "old") == FRESHET_OK, 5000));
             do_bytes(&redis, "SET", PREFIX "head", NULL, bytes, sizes[i]);
             EXPECT(test_until(host_invalidate(a, "k") == FRESHET_OK, 20000));
             EXPECT(!host_gets(a, "k", "old"));

@@ -426,7 +426,7 @@ TEST_LONG(in_a_storm_nothing_is_stale_lost_or_corrupted, 1200)
     for (uint32_t i = 0; i < WORKERS; i++)
         workers[i] = begin_worker(i);
     while (storm->counts.operations < storm->target) {
-        wait_ms(30 + test_random(&seed) % 200);
+        wait_ms(10 + test_random(&seed) % 100);
         fault(workers, &seed);
     }
     for (uint32_t i = 0; i < WORKERS; i++) {

@@ -25,10 +25,10 @@ static const char *path_in(const char *dir, const char *name)
 {
     static char paths[8][256];
     static unsigned next;
-    char *path = paths[next++ % 8];
+    char *path = paths[next++ % 8], joined[256]; /* `dir` may be one of the paths */
 
-    (void)snprintf(path, sizeof paths[0], "%s/%s", dir, name);
-    return path;
+    (void)snprintf(joined, sizeof joined, "%s/%s", dir, name);
+    return memcpy(path, joined, sizeof joined);
 }
 
 static char *read_file(const char *path)

@@ -688,7 +688,7 @@ TEST(readers_see_only_whole_values_while_writers_are_killed)
     ints[0] = 1;
     for (int i = 0; i < 2; i++) {
         test_join(readers[i]);
-        EXPECT(ints[1 + i] > 1000);
+        EXPECT(ints[1 + i] > 50);
     }
     IN_CHILD({ storm_reader(dir, (volatile int *)&(int){1}, &ints[4]); });
 }

@@ -1,0 +1,182 @@
+/*
+ * epoch_test.c - Redis loses its memory, all of it or its last moments: no host serves what the loss brought back.
+ */
+#include <hosts.h>
+#include <test.h>
+
+#include <freshet_fleet.h>
+
+#include <string.h>
+
+#define BOUND 300
+#define HEAD "freshet:{default:0}:head"
+
+static freshet_stats stats_of(freshet *cache)
+{
+    freshet_stats stats = FRESHET_INIT(freshet_stats);
+
+    EXPECT(freshet_stat(cache, &stats) == FRESHET_OK);
+    return stats;
+}
+
+static bool proven_in_another(freshet *cache, uint64_t epoch)
+{
+    freshet_stats stats = stats_of(cache);
+
+    return stats.epoch != epoch && stats.proven_age_ms >= 0 && stats.proven_age_ms < stats.max_staleness_ms;
+}
+
+static void share(freshet *a, freshet *b, const char *key, const char *value)
+{
+    EXPECT(test_until(host_put(a, key, value) == FRESHET_OK, 3000));
+    EXPECT(test_until(host_gets(b, key, value), 3000));
+}
+
+TEST(after_flushall_all_hosts_go_on_in_one_new_epoch)
+{
+    struct redis redis;
+    freshet_stats before;
+    freshet *a, *b;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    for (int round = 0; round < 3; round++) {
+        share(a, b, "k", "v");
+        before = stats_of(a);
+        EXPECT_EQ(before.epoch, stats_of(b).epoch);
+        (void)redis_do(&redis, "FLUSHALL");
+        EXPECT(test_until(proven_in_another(a, before.epoch) && proven_in_another(b, before.epoch), 5000));
+        EXPECT_EQ(stats_of(a).epoch, stats_of(b).epoch);
+        EXPECT(stats_of(a).position > before.position);
+        EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
+        EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
+    }
+    freshet_close(a);
+    freshet_close(b);
+}
+
+TEST(a_change_that_meets_the_new_epoch_first_is_seen_by_all)
+{
+    struct redis redis;
+    uint64_t epoch;
+    freshet *a, *b;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    share(a, b, "k", "old");
+    epoch = stats_of(a).epoch;
+    (void)redis_do(&redis, "FLUSHALL");
+    EXPECT_EQ(host_put(a, "k", "new"), FRESHET_OK);
+    EXPECT(stats_of(a).epoch != epoch);
+    /* What was confirmed lately is invalidated once more in a new epoch: at worst that costs the new value, too. */
+    EXPECT(host_gets(a, "k", "new") || host_get(a, "k", NULL, 0) == FRESHET_MISS);
+    EXPECT(test_until(!host_gets(b, "k", "old"), 2 * BOUND));
+    EXPECT(test_until(proven_in_another(b, epoch), 5000));
+    EXPECT(!host_gets(b, "k", "old"));
+    freshet_close(a);
+    freshet_close(b);
+}
+
+TEST(a_redis_restarted_without_its_data_is_joined_anew)
+{
+    struct redis redis;
+    uint64_t epoch;
+    freshet *a, *b;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    share(a, b, "k", "v");
+    epoch = stats_of(a).epoch;
+    redis_restart(&redis);
+    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
+    EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
+    share(b, a, "k", "w");
+    freshet_close(a);
+    freshet_close(b);
+}
+
+TEST(what_redis_forgot_of_its_last_moments_is_sent_again)
+{
+    struct redis redis;
+    uint64_t epoch;
+    freshet *a, *b;
+
+    redis_start(&redis, (const char *const[]){"--save", "3600 1", NULL});
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    share(a, b, "k", "old");
+    share(a, b, "kept", "v");
+    (void)redis_do(&redis, "SAVE");
+    EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK); /* confirmed, and then forgotten: the record is back after the restart */
+    epoch = stats_of(a).epoch;
+    redis_restart(&redis);
+    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
+    EXPECT(stats_of(a).resent >= 1);
+    EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
+    EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
+    freshet_close(a);
+    freshet_close(b);
+}
+
+/* Put the head back to what it was `changes` changes ago. */
+static void turn_back(struct redis *redis, freshet *cache, int changes)
+{
+    size_t size;
+    char head[256];
+    const char *bytes = redis_ask(redis, 2, (const void *const[]){"GET", HEAD}, (const size_t[]){3, strlen(HEAD)}, &size);
+
+    EXPECT(size > 0 && size <= sizeof head);
+    memcpy(head, bytes, size);
+    for (int i = 0; i < changes; i++)
+        EXPECT_EQ(host_invalidate(cache, "x"), FRESHET_OK);
+    (void)redis_ask(redis, 3, (const void *const[]){"SET", HEAD, head}, (const size_t[]){3, strlen(HEAD), size}, NULL);
+}
+
+TEST(a_head_that_fell_back_begins_a_new_epoch)
+{
+    struct redis redis;
+    uint64_t epoch;
+    freshet *a, *b;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    share(a, b, "k", "v");
+    epoch = stats_of(a).epoch;
+    turn_back(&redis, a, 5);
+    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 5000));
+    EXPECT_EQ(stats_of(a).epoch, stats_of(b).epoch);
+    share(a, b, "k", "w");
+    freshet_close(a);
+    freshet_close(b);
+}
+
+TEST(a_server_with_an_older_history_is_told_and_begins_a_newer_one)
+{
+    struct redis redis;
+    uint64_t epoch, position;
+    freshet *a, *b;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    for (int round = 0; round < 2; round++) { /* each leaps 2^32 ahead: more than an hour before the clock */
+        epoch = stats_of(a).epoch;
+        turn_back(&redis, a, 3);
+        EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 5000));
+    }
+    share(a, b, "k", "v");
+    epoch = stats_of(a).epoch;
+    position = stats_of(a).position;
+    (void)redis_do(&redis, "FLUSHALL"); /* what begins now begins lower */
+    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 10000));
+    EXPECT(stats_of(a).position > position);
+    EXPECT_EQ(stats_of(a).epoch, stats_of(b).epoch);
+    EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
+    share(b, a, "k", "w");
+    freshet_close(a);
+    freshet_close(b);
+}
