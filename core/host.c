@@ -47,6 +47,15 @@ static void registry_start(void)
 
 /* ---- opening ---- */
 
+/* The tier's upper limit was fixed with its page: the fleet's strong writes wait for no longer. */
+static freshet_result host_bound_fits(const struct host *host, uint32_t bound_ms)
+{
+    if (bound_ms <= host->control.max_staleness_ms)
+        return FRESHET_OK;
+    return fail(FRESHET_EINVAL, "max_staleness_ms %u is above the tier's %u, fixed by who created it: give at most that",
+                bound_ms, host->control.max_staleness_ms);
+}
+
 /* Map a page that fits, or set everything aside and begin anew.  Under dir_lock. */
 static freshet_result host_open_control(struct host *host)
 {
@@ -94,6 +103,8 @@ static freshet_result host_open_locked(struct host *host)
     freshet_result result;
 
     if ((result = host_open_control(host)) != FRESHET_OK)
+        return result;
+    if ((result = host_bound_fits(host, host->shape.max_staleness_ms)) != FRESHET_OK)
         return result;
     if ((result = host_open_tier(host)) != FRESHET_OK)
         return result;
@@ -167,7 +178,7 @@ static freshet_result host_fits(const struct host *host, const struct freshet *c
     if (options->value_max + (uint64_t)FRESHET_KEY_MAX > host->limit)
         return fail(FRESHET_EBUSY, "%s is open in this process with a smaller value_max: open the larger one first",
                     host->dir.path);
-    return FRESHET_OK;
+    return host_bound_fits(host, options->max_staleness_ms);
 }
 
 static struct host *registry_find(const struct dir *dir)
@@ -197,14 +208,6 @@ static freshet_result host_open_registered(struct freshet *cache, struct host **
             return result;
         host->next = registry;
         registry = host;
-    }
-    if (cache->options.max_staleness_ms > host->control.max_staleness_ms) {
-        if (host->references == 0) {
-            registry = host->next;
-            host_free(host);
-        }
-        return fail(FRESHET_EINVAL, "max_staleness_ms %u is above the tier's %u, fixed by who created it: give at most that",
-                    cache->options.max_staleness_ms, host->control.max_staleness_ms);
     }
     host->references++;
     uint32_t bound = atomic_load(&host->bound_ms);

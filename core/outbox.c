@@ -386,8 +386,8 @@ static void outbox_remember(struct control *control, const struct control_outbox
 
     if (!entry)
         return;
-    STEP("outbox_remembering");
     atomic_store_explicit(&entry->low, atomic_load(&slot->low), memory_order_release);
+    STEP("outbox_remembering");
     atomic_store_explicit(&entry->high, atomic_load(&slot->high), memory_order_release);
     atomic_store_explicit(&entry->confirmed_ns, (uint64_t)clock_boot_ns(), memory_order_release);
     atomic_store_explicit(&entry->position, position, memory_order_release);

@@ -89,7 +89,7 @@ static bool fill(struct bench *bench, struct sides *sides, uint32_t size, bool j
 
     snprintf(host, sizeof host, "host-%u", size);
     snprintf(dir, sizeof dir, "%s/raw-%u", bench->dir, size);
-    if (!bench_records_make(&sides->records, RECORDS, size, 1) || !(sides->raw_buf = malloc(size)))
+    if (!bench_records_make(&sides->records, RECORDS, size, size) || !(sides->raw_buf = malloc(size)))
         return bench_stop(bench, "no memory");
     bench_progress(bench, "filling a tier with %u records of %u bytes", RECORDS, size);
     if (!(sides->cache = bench_open(bench, host, room, joined)) || !bench_load(bench, sides->cache, &sides->records))

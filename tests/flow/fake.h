@@ -95,11 +95,21 @@ static inline void *fake_accept(void *arg)
     }
 }
 
-/* Listen on a unix socket in a fresh directory. */
-static inline void fake_start(struct fake *fake)
+/* Listen on a unix socket in a fresh directory.  The fake stays until the test's process ends, as its threads do. */
+static inline struct fake *fake_start(const struct fake *like)
 {
+    struct fake *fake = calloc(1, sizeof *fake);
     pthread_t thread;
 
+    EXPECT(fake);
+    fake->greeting = like->greeting;
+    fake->answer = like->answer;
+    fake->answer_size = like->answer_size;
+    fake->drip_ms = like->drip_ms;
+    fake->close_at_once = like->close_at_once;
+    fake->close_on_command = like->close_on_command;
+    fake->close_after_answer = like->close_after_answer;
+    fake->deaf = like->deaf;
     fake->address.sun_family = AF_UNIX;
     EXPECT((size_t)snprintf(fake->address.sun_path, sizeof fake->address.sun_path, "%s/fake", fresh_dir()) <
            sizeof fake->address.sun_path);
@@ -109,6 +119,8 @@ static inline void fake_start(struct fake *fake)
     EXPECT(bind(fake->fd, (struct sockaddr *)&fake->address, sizeof fake->address) == 0 && listen(fake->fd, 64) == 0);
     EXPECT(pthread_create(&thread, NULL, fake_accept, fake) == 0);
     pthread_detach(thread);
+    return fake;
 }
+#define FAKE(...) fake_start(&(const struct fake){__VA_ARGS__})
 
 #endif

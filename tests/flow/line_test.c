@@ -331,19 +331,18 @@ TEST(an_unresolved_name_waits_for_its_address)
 
 TEST(another_address_takes_over)
 {
-    struct fake one = {.greeting = "+OK\r\n", .answer = "$3\r\none\r\n"}, two = {.greeting = "+OK\r\n", .answer = "$3\r\ntwo\r\n"};
-    struct url_address address = {.size = sizeof two.address};
+    struct fake *one = FAKE(.greeting = "+OK\r\n", .answer = "$3\r\none\r\n"),
+                *two = FAKE(.greeting = "+OK\r\n", .answer = "$3\r\ntwo\r\n");
+    struct url_address address = {.size = sizeof two->address};
     struct lines *lines;
 
-    fake_start(&one);
-    fake_start(&two);
-    lines = lines_to(one.url, 1000);
+    lines = lines_to(one->url, 1000);
     EXPECT(gets(lines, "k", "one"));
-    memcpy(&address.storage, &two.address, sizeof two.address);
+    memcpy(&address.storage, &two->address, sizeof two->address);
     lines_set_address(lines, &address);
     EXPECT(gets(lines, "k", "two"));
     EXPECT(gets(lines, "k", "two"));
-    EXPECT_EQ(atomic_load(&two.connections), 1);
+    EXPECT_EQ(atomic_load(&two->connections), 1);
     lines_close(lines);
 }
 
@@ -416,16 +415,15 @@ TEST(eight_threads_get_their_own_answers_while_connections_are_killed)
 
 TEST(a_closing_server_raises_no_signal)
 {
-    struct fake fake = {.greeting = "+OK\r\n", .close_on_command = true};
+    struct fake *fake = FAKE(.greeting = "+OK\r\n", .close_on_command = true);
     size_t size = (size_t)8 << 20;
     const char *argv[] = {"SET", "k", calloc(1, size)};
     struct lines *lines;
     struct resp *reply;
     bool sent = true;
 
-    fake_start(&fake);
     signal(SIGPIPE, SIG_DFL);
-    lines = lines_to(fake.url, 1000);
+    lines = lines_to(fake->url, 1000);
     for (int i = 0; i < 20; i++) {
         /* Too large for the socket's buffer: Redis cannot have had it all, and so not have run it. */
         EXPECT(lines_ask(lines, 3, argv, (size_t[]){3, 1, size}, test_now_ns() + SECOND_NS, &reply, &sent) == FRESHET_ENET);
@@ -438,31 +436,29 @@ TEST(a_closing_server_raises_no_signal)
 
 TEST(a_connection_closed_while_idle_costs_nothing)
 {
-    struct fake fake = {.greeting = "+OK\r\n", .answer = "$1\r\nv\r\n", .close_after_answer = true};
+    struct fake *fake = FAKE(.greeting = "+OK\r\n", .answer = "$1\r\nv\r\n", .close_after_answer = true);
     struct lines *lines;
 
-    fake_start(&fake);
-    lines = lines_to(fake.url, 1000);
+    lines = lines_to(fake->url, 1000);
     for (int i = 1; i <= 50; i++) {
         EXPECT(gets(lines, "k", "v"));
-        EXPECT(test_until(atomic_load(&fake.closed) == i, 1000));
+        EXPECT(test_until(atomic_load(&fake->closed) == i, 1000));
     }
-    EXPECT_EQ(atomic_load(&fake.connections), 50);
+    EXPECT_EQ(atomic_load(&fake->connections), 50);
     lines_close(lines);
 }
 
 TEST(a_command_taken_but_not_answered_is_not_sent_again)
 {
-    struct fake fake = {.greeting = "+OK\r\n", .close_on_command = true};
+    struct fake *fake = FAKE(.greeting = "+OK\r\n", .close_on_command = true);
     struct lines *lines;
     bool sent = false;
 
-    fake_start(&fake);
-    lines = lines_to(fake.url, 1000);
+    lines = lines_to(fake->url, 1000);
     EXPECT(fails(lines, 1000, &sent) == FRESHET_ENET && sent);
-    EXPECT(test_until(atomic_load(&fake.closed) == 1, 1000));
-    EXPECT_EQ(atomic_load(&fake.commands), 1);
-    EXPECT_EQ(atomic_load(&fake.connections), 1);
+    EXPECT(test_until(atomic_load(&fake->closed) == 1, 1000));
+    EXPECT_EQ(atomic_load(&fake->commands), 1);
+    EXPECT_EQ(atomic_load(&fake->connections), 1);
     lines_close(lines);
 }
 
@@ -472,30 +468,27 @@ TEST(garbage_ends_the_connection_and_not_the_program)
                                           "$3\r\nabcdef", ">1\r\n+x\r\n"};
 
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
-        struct fake fake = {.greeting = "+OK\r\n", .answer = answers[i]};
+        struct fake *fake = FAKE(.greeting = "+OK\r\n", .answer = answers[i]);
         struct lines *lines;
         bool sent = false;
 
-        fake_start(&fake);
-        lines = lines_to(fake.url, 1000);
+        lines = lines_to(fake->url, 1000);
         EXPECT(fails(lines, 3000, &sent) == FRESHET_ENET && sent && !strstr(freshet_error(), "deadline"));
         EXPECT(fails(lines, 3000, NULL) == FRESHET_ENET);
-        EXPECT_EQ(atomic_load(&fake.connections), 2);
+        EXPECT_EQ(atomic_load(&fake->connections), 2);
         lines_close(lines);
     }
 }
 
 TEST(a_greeting_that_is_none_puts_us_away)
 {
-    struct fake garbage = {.greeting = "220 smtp ready\r\n"}, silent = {0}, closing = {.close_at_once = true};
-    struct fake *const fakes[] = {&garbage, &silent, &closing};
+    struct fake *const fakes[] = {FAKE(.greeting = "220 smtp ready\r\n"), FAKE(.greeting = NULL), FAKE(.close_at_once = true)};
 
     for (size_t i = 0; i < 3; i++) {
         struct lines *lines;
         int64_t began_ns = test_now_ns();
         bool sent = true;
 
-        fake_start(fakes[i]);
         lines = lines_to(fakes[i]->url, 300);
         EXPECT(fails(lines, 5000, &sent) == FRESHET_ENET && !sent);
         EXPECT(test_now_ns() - began_ns < SECOND_NS); /* connect_ms, not the deadline */
@@ -506,25 +499,23 @@ TEST(a_greeting_that_is_none_puts_us_away)
 
 TEST(more_answers_than_questions_are_not_taken_for_the_next_ones)
 {
-    struct fake fake = {.greeting = "+OK\r\n", .answer = "$1\r\nv\r\n$5\r\nwrong\r\n"};
+    struct fake *fake = FAKE(.greeting = "+OK\r\n", .answer = "$1\r\nv\r\n$5\r\nwrong\r\n");
     struct lines *lines;
 
-    fake_start(&fake);
-    lines = lines_to(fake.url, 1000);
+    lines = lines_to(fake->url, 1000);
     for (int i = 0; i < 20; i++)
         EXPECT(gets(lines, "k", "v"));
-    EXPECT_EQ(atomic_load(&fake.connections), 20);
+    EXPECT_EQ(atomic_load(&fake->connections), 20);
     lines_close(lines);
 }
 
 TEST(an_answer_that_drips_is_awaited_to_the_deadline_and_no_further)
 {
-    struct fake fake = {.greeting = "+OK\r\n", .answer = "$9\r\n123456789\r\n", .drip_ms = 10};
+    struct fake *fake = FAKE(.greeting = "+OK\r\n", .answer = "$9\r\n123456789\r\n", .drip_ms = 10);
     struct lines *lines;
     int64_t began_ns;
 
-    fake_start(&fake);
-    lines = lines_to(fake.url, 1000);
+    lines = lines_to(fake->url, 1000);
     EXPECT(gets(lines, "k", "123456789"));
     began_ns = test_now_ns();
     EXPECT(fails(lines, 60, NULL) == FRESHET_ENET);

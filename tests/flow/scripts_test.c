@@ -544,7 +544,19 @@ TEST(positions_are_dense_and_the_log_has_every_change)
     EXPECT_EQ(report(epoch + 1, from, 10).items[7].size, 0); /* another history's reader gets nothing */
 }
 
-/* After `happens`, the next call begins an epoch above all that was. */
+/* Put something else where one of ours should be. */
+static void seat_stranger(const char *name, int kind)
+{
+    EXPECT(ask("DEL", name, NULL).type == ':');
+    if (kind == 0)
+        EXPECT(ask("RPUSH", name, "not", "ours", NULL).type == ':');
+    else if (kind == 1)
+        EXPECT(ask("SET", name, "not ours", NULL).type == '+');
+    else
+        EXPECT(ask("XADD", name, "9007199254740993-0", "not", "ours", NULL).type == '$');
+}
+
+/* The reply shows that an epoch has begun, above all that was. */
 static void expect_new_epoch(struct stored_head before, struct reply reply)
 {
     struct stored_head now = head();
@@ -655,9 +667,12 @@ TEST(an_unbelievable_hint_is_ignored)
     EXPECT(epoch_of(report_as(now, host_id, 0, 0)) == before.epoch);
     now.hint = UINT64_MAX;
     EXPECT(epoch_of(report_as(now, host_id, 0, 0)) == before.epoch);
-    EXPECT(ask("DEL", HEAD, NULL).type == ':');
-    EXPECT_SAYS(report_as(now, host_id, 0, 0), "OK");
-    EXPECT(head().position < UINT64_C(1) << 52); /* nor used for a start */
+    for (int i = 0; i < 2; i++) { /* nor used for a start */
+        EXPECT(ask("DEL", HEAD, NULL).type == ':');
+        EXPECT_SAYS(report_as(now, host_id, 0, 0), "OK");
+        EXPECT(head().position < UINT64_C(1) << 52);
+        now.hint = UINT64_C(3) << 51;
+    }
     now = context();
     now.hint = redis_us() + (UINT64_C(1) << 51) - 60000000; /* high, but believed: and the fleet lives on */
     before = head();
@@ -665,6 +680,9 @@ TEST(an_unbelievable_hint_is_ignored)
     before = head();
     EXPECT_SAYS(invalidate(some[0]), "OK");
     EXPECT(head().epoch == before.epoch && head().position == before.position + 1);
+    seat_stranger(LOG, 2); /* an id beyond all bounds: leapt over without believing it */
+    expect_new_epoch(before, invalidate(some[0]));
+    EXPECT(head().position < before.position + 2 * LEAP);
 }
 
 TEST(a_garbled_head_is_replaced)
@@ -976,8 +994,10 @@ TEST(a_ticket_ends)
     struct context holder = context(), other = context();
 
     start(NULL);
+    EXPECT_SAYS(change(context(), 1, some, 1, 100000), "OK"); /* a tombstone that will outlive the ticket */
     EXPECT_SAYS(ticket_as(holder, some[0], 60), "TICKET");
-    EXPECT(test_until(({ struct reply now = ticket_as(other, some[0], 5000); says(&now, "TICKET"); }), 5000));
+    EXPECT(test_until(record(some[0]).ticket_until_us < redis_us(), 5000));
+    EXPECT_SAYS(ticket_as(other, some[0], 5000), "TICKET");
     EXPECT_SAYS(fill(&holder, some[0], 0), "REFUSED");
     EXPECT_SAYS(fill(&other, some[0], 0), "OK");
     EXPECT_SAYS(ticket_as(holder, some[1], 40), "TICKET");
@@ -986,6 +1006,9 @@ TEST(a_ticket_ends)
     EXPECT_SAYS(ticket_as(holder, some[2], 5000), "TICKET");
     spoil64(some[2], "92", (UINT64_C(1) << 53) - 1); /* ends in another age: the clock was put back, or somebody lied */
     EXPECT_SAYS(ticket_as(other, some[2], 5000), "TICKET");
+    spoil64(some[2], "76", head().epoch + 1); /* of another epoch, whatever else it says */
+    EXPECT_SAYS(fill(&other, some[2], 0), "REFUSED");
+    EXPECT_SAYS(ticket_as(holder, some[2], 5000), "TICKET");
 }
 
 TEST(nobodys_ticket_fills_nothing)
@@ -1091,17 +1114,6 @@ TEST(source_versions_survive_another_epoch)
 
 /* ---- strangers ----------------------------------------------------------------------------------------------- */
 
-static void seat_stranger(const char *name, int kind)
-{
-    EXPECT(ask("DEL", name, NULL).type == ':');
-    if (kind == 0)
-        EXPECT(ask("RPUSH", name, "not", "ours", NULL).type == ':');
-    else if (kind == 1)
-        EXPECT(ask("SET", name, "not ours", NULL).type == '+');
-    else
-        EXPECT(ask("XADD", name, "9007199254740993-0", "not", "ours", NULL).type == '$');
-}
-
 /* One call, the `call`th of them, while a stranger sits in `place`; then everything works as if he had never been. */
 static void expect_gives_way(const char *place, int kind, int call)
 {
@@ -1142,6 +1154,21 @@ TEST(what_is_not_ours_gives_way)
         for (int kind = 0; kind < 3; kind++)
             for (int call = 0; call < 5; call++)
                 expect_gives_way(places[place], kind, call);
+}
+
+TEST(a_log_that_is_none_is_removed_by_whoever_reads_it)
+{
+    struct stored_head before;
+    struct reply reply;
+
+    start(NULL);
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    before = head();
+    seat_stranger(LOG, 0);
+    reply = report(before.epoch, before.position - 1, 10);
+    EXPECT(says(&reply, "OK") && reply.items[7].size == 0);
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    EXPECT(head().epoch == before.epoch && head().position == before.position + 1);
 }
 
 TEST(a_foreign_entry_in_the_log_is_leapt_over)
