@@ -16,7 +16,8 @@ uint64_t backoff_seed(const void *salt)
     struct timespec now;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    return ((uint64_t)now.tv_nsec << 32) ^ (uint64_t)now.tv_sec ^ ((uint64_t)getpid() << 16) ^ (uint64_t)(uintptr_t)salt;
+    return ((uint64_t)now.tv_nsec << 32) ^ (uint64_t)now.tv_sec ^ ((uint64_t)getpid() << 16) ^
+           (uint64_t)(uintptr_t)salt;
 }
 
 uint32_t backoff_next(struct backoff *backoff)

@@ -1,6 +1,6 @@
 /*
- * backoff.h - how long to wait before trying again: full jitter (anything from nothing to a cap, so that a thousand hosts do
- * not return as one) under a cap that doubles from 10 ms to 2 s.  Pure but for its seed.
+ * backoff.h - how long to wait before trying again: full jitter (anything from nothing to a cap, so that a thousand
+ * hosts do not return as one) under a cap that doubles from 10 ms to 2 s.  Pure but for its seed.
  */
 #ifndef BACKPLANE_BACKOFF_H
 #define BACKPLANE_BACKOFF_H

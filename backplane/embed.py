@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """embed.py - turn the Lua scripts into C, at build time:  embed.py OUT.c SCRIPTS_DIR
 
-Each script goes in with head.lua before it, as an array of bytes (a C compiler need not take string literals above 4,095
-characters) beside the SHA-1 that EVALSHA wants.  The order is that of enum script in scripts.h.
+Each script goes in with head.lua before it, as an array of bytes (a C compiler need not take string literals above
+4,095 characters) beside the SHA-1 that EVALSHA wants.  The order is that of enum script in scripts.h.
 """
 import hashlib
 import pathlib

@@ -1,8 +1,8 @@
 /*
  * frame.c - a frame's body, written and read (PROTOCOL.md, section 2).  Pure: no key, no clock, no Redis.
  *
- * One body has one spelling: the reader takes the exact size, known kinds and zeros where zeros belong, so that what was
- * signed cannot be read in two ways.  It reads in place; the hashes stay in the caller's bytes.
+ * One body has one spelling: the reader takes the exact size, known kinds and zeros where zeros belong, so that what
+ * was signed cannot be read in two ways.  It reads in place; the hashes stay in the caller's bytes.
  */
 #include <frame.h>
 

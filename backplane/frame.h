@@ -1,6 +1,6 @@
 /*
- * frame.h - the bytes of a frame: one change, as it stands in the log and on the channel.  Pure; fuzzed.  The layout, with
- * test vectors, is in PROTOCOL.md; this file and that page change together.
+ * frame.h - the bytes of a frame: one change, as it stands in the log and on the channel.  Pure; fuzzed.  The layout,
+ * with test vectors, is in PROTOCOL.md; this file and that page change together.
  *
  *   signed message = key id (8) | signature (64) | body        all integers big-endian
  *   channel message = position (8) | epoch (8) | signed message   (position and epoch are not signed: hints)

@@ -1,8 +1,8 @@
 /*
  * greeting.c - the first words on a connection, and what to tell people when Redis refuses (greeting.h).
  *
- * The commands go out together: a new connection costs one round trip, whatever has to be said.  The name is for whoever
- * looks at CLIENT LIST; a server that does not take it (an ACL, an old proxy) is none the worse.
+ * The commands go out together: a new connection costs one round trip, whatever has to be said.  The name is for
+ * whoever looks at CLIENT LIST; a server that does not take it (an ACL, an old proxy) is none the worse.
  */
 #include <greeting.h>
 
@@ -99,8 +99,9 @@ static freshet_result greeting_no_permission(const struct resp *reply, const cha
         snprintf(rule, sizeof rule, "&freshet:*");
     else if (strstr(text, "key"))
         snprintf(rule, sizeof rule, "~freshet:*");
-    return remote_fail(FRESHET_EREDIS, "Redis at %s: the ACL of user %s lacks a right (%s); grant it: ACL SETUSER %s %s",
-                       where, user, text, user, rule);
+    return remote_fail(FRESHET_EREDIS,
+                       "Redis at %s: the ACL of user %s lacks a right (%s); grant it: ACL SETUSER %s %s", where, user,
+                       text, user, rule);
 }
 
 freshet_result greeting_refusal(const struct resp *reply, const struct url *url)
@@ -116,19 +117,23 @@ freshet_result greeting_refusal(const struct resp *reply, const struct url *url)
     if (!resp_is_refusal(reply))
         return FRESHET_OK;
     if (resp_is_error(reply, "NOAUTH"))
-        return remote_fail(FRESHET_EREDIS, "Redis at %s wants a password; put it into the url, as in redis://:PASSWORD@HOST",
-                           where);
+        return remote_fail(FRESHET_EREDIS,
+                           "Redis at %s wants a password; put it into the url, as in redis://:PASSWORD@HOST", where);
     if (resp_is_error(reply, "WRONGPASS"))
-        return remote_fail(FRESHET_EREDIS, "Redis at %s refuses the password of user %s; check both in the url (reserved "
-                                           "characters are percent-encoded there)", where, user);
+        return remote_fail(FRESHET_EREDIS,
+                           "Redis at %s refuses the password of user %s; check both in the url (reserved "
+                           "characters are percent-encoded there)",
+                           where, user);
     if (resp_is_error(reply, "READONLY"))
-        return remote_fail(FRESHET_EREDIS, "Redis at %s is a replica and takes no writes; give the master's address", where);
+        return remote_fail(FRESHET_EREDIS, "Redis at %s is a replica and takes no writes; give the master's address",
+                           where);
     if (resp_is_error(reply, "NOPERM"))
         return greeting_no_permission(reply, where, user);
     return remote_fail(FRESHET_EREDIS, "Redis at %s refuses connections: %s", where, greeting_quote(reply, quote));
 }
 
-freshet_result greeting_judge(const struct greeting *greeting, int index, const struct resp *reply, const struct url *url)
+freshet_result greeting_judge(const struct greeting *greeting, int index, const struct resp *reply,
+                              const struct url *url)
 {
     char where[URL_TEXT_MAX], quote[GREETING_QUOTE_MAX];
     bool is_auth = greeting->auth && index == 0, is_select = greeting->select && index == (greeting->auth ? 1 : 0);
@@ -138,14 +143,16 @@ freshet_result greeting_judge(const struct greeting *greeting, int index, const 
         return FRESHET_OK;
     url_text(url, where, sizeof where);
     if (is_auth && strstr(greeting_quote(reply, quote), "without any password"))
-        return remote_fail(FRESHET_EREDIS, "Redis at %s has no password, but the url has one: take it out, or set the "
-                                           "server's", where);
+        return remote_fail(FRESHET_EREDIS,
+                           "Redis at %s has no password, but the url has one: take it out, or set the "
+                           "server's",
+                           where);
     /* The name is a nicety: a right to give it is not asked for. */
     if (!is_auth && !is_select && resp_is_error(reply, "NOPERM"))
         return FRESHET_OK;
     result = greeting_refusal(reply, url);
     if (result != FRESHET_OK || (!is_auth && !is_select))
         return result;
-    return remote_fail(FRESHET_EREDIS, "Redis at %s refuses %s: %s", where, is_auth ? "the password" : "the database number",
-                       greeting_quote(reply, quote));
+    return remote_fail(FRESHET_EREDIS, "Redis at %s refuses %s: %s", where,
+                       is_auth ? "the password" : "the database number", greeting_quote(reply, quote));
 }

@@ -1,8 +1,8 @@
 /*
  * keyring.c - the keys that a process works with, out of a file that nobody else may read (PROTOCOL.md, section 6).
  *
- * The file is believed word by word or not at all: a keyring half understood would trust or seal with the wrong key.  An
- * error names path, line and remedy and never a byte of a key.
+ * The file is believed word by word or not at all: a keyring half understood would trust or seal with the wrong key.
+ * An error names path, line and remedy and never a byte of a key.
  *
  * Keys live in memory of libsodium's: locked where the system allows it, left out of core dumps, between guard pages,
  * wiped when it goes.  Readers copy out the one key that they need; a changed file replaces all of them in one step.
@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 #define KEYRING_FIRST_LINE "freshet keyring 1"
-#define KEYRING_FILE_MAX 65536u
-#define KEYRING_LOOK_NS INT64_C(1000000000)
+#define KEYRING_FILE_MAX   65536u
+#define KEYRING_LOOK_NS    INT64_C(1000000000)
 
 struct keyring_key {
     uint64_t id;
@@ -45,12 +45,12 @@ struct keyring_keys {
 
 struct keyring {
     char *path;
-    pthread_rwlock_t lock;     /* over keys: the pointer */
+    pthread_rwlock_t lock;      /* over keys: the pointer */
     pthread_mutex_t refreshing; /* over the fields below */
     struct keyring_keys *keys;
-    struct stat seen;    /* the file as last read, fit or not */
+    struct stat seen; /* the file as last read, fit or not */
     int64_t looked_ns;
-    bool renewed;        /* what that look said */
+    bool renewed; /* what that look said */
 };
 
 /* Why a file is unfit, in a sentence. */
@@ -130,8 +130,8 @@ static bool keyring_hex(const char *word, uint8_t *ret_bytes, size_t size)
 {
     size_t got = 0;
 
-    return strlen(word) == 2 * size &&
-           sodium_hex2bin(ret_bytes, size, word, 2 * size, NULL, &got, NULL) == 0 && got == size;
+    return strlen(word) == 2 * size && sodium_hex2bin(ret_bytes, size, word, 2 * size, NULL, &got, NULL) == 0 &&
+           got == size;
 }
 
 static const struct keyring_key *keyring_find(const struct keyring_key *keys, uint32_t count, uint64_t id)
@@ -254,8 +254,10 @@ static bool keyring_is_private(int fd, const char *path, struct stat *ret_stat, 
         return keyring_unfit(why, "keyring %s: owned by user %u; chown it to user %u or root", path,
                              (unsigned)ret_stat->st_uid, (unsigned)geteuid());
     if ((ret_stat->st_mode & 077) != 0)
-        return keyring_unfit(why, "keyring %s: mode %04o lets others at it; chmod 0600, and draw new keys if "
-                             "somebody may have read it", path, (unsigned)ret_stat->st_mode & 07777u);
+        return keyring_unfit(why,
+                             "keyring %s: mode %04o lets others at it; chmod 0600, and draw new keys if "
+                             "somebody may have read it",
+                             path, (unsigned)ret_stat->st_mode & 07777u);
     if (ret_stat->st_size > (off_t)KEYRING_FILE_MAX)
         return keyring_unfit(why, "keyring %s: larger than 64 KiB; is it a keyring?", path);
     return true;

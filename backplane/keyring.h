@@ -7,7 +7,7 @@
  *                     sign  ID SEED      8 and 32 bytes in hex; exactly one
  *                     trust ID PUBLIC    8 and 32 bytes; the own public key is trusted without a line
  *                     value ID KEY       8 and 32 bytes; the first seals, all open
- * ID of a signing key: first 8 bytes of BLAKE2b-256 of the public key; checked.  ID of a value key: likewise of the key.
+ * ID of a signing key: first 8 bytes of BLAKE2b-256 of the public key; of a value key: likewise of the key.  Checked.
  * '#' begins a comment.  A regular file, no symlink, owned by this user or root, no access for group or others.
  * Secret memory is locked when the system allows it, kept out of core dumps, and wiped.
  */
@@ -23,7 +23,8 @@ struct keyring;
 
 freshet_result keyring_open(struct keyring **ret_keyring, const char *path);
 void keyring_close(struct keyring *keyring);
-/* Read the file again if it has changed since (at most once a second); keeps the old keys when it is unfit, and says so. Thread-safe. */
+/* Read the file again if it has changed since (looked at once a second at most); true when the keys are new.  An unfit
+ * file is complained of once (remote_say), and the old keys stay in force.  Thread-safe. */
 bool keyring_refresh(struct keyring *keyring);
 /* Used by seal.c only (readers/writer locked inside): copy out. */
 bool keyring_sign_key(struct keyring *keyring, uint64_t *ret_id, uint8_t ret_secret[64]);

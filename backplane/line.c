@@ -1,13 +1,13 @@
 /*
- * line.c - blocking conversations with Redis on the callers' own threads (line.h).
- * Stands on resp.c, greeting.c and plain sockets; knows no loop.
+ * line.c - blocking conversations with Redis on the callers' own threads (line.h). Stands on resp.c, greeting.c and
+ * plain sockets; knows no loop.
  *
- * The common path is five system calls: is the socket still ours (fstat), is it quiet and open (recv, peeking), send, recv,
- * and nothing to set the time-out: sockets block for a slice (SO_RCVTIMEO, set once), a call's own deadline is looked at
- * between slices, and one that ends within the slice is met with poll() instead.
+ * The common path is five system calls: is the socket still ours (fstat), is it quiet and open (recv, peeking), send,
+ * recv, and nothing to set the time-out: sockets block for a slice (SO_RCVTIMEO, set once), a call's own deadline is
+ * looked at between slices, and one that ends within the slice is met with poll() instead.
  *
- * A connection's structure is never freed before lines_close, only its socket: so a child after fork() can walk
- * all of them, whatever another thread was about to do to the pool, and close its copies of the sockets.
+ * A connection's structure is never freed before lines_close, only its socket: so a child after fork() can walk all of
+ * them, whatever another thread was about to do to the pool, and close its copies of the sockets.
  */
 #include <line.h>
 
@@ -29,20 +29,20 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINES_IDLE 64u                      /* connections kept */
-#define LINES_IDLE_NS (60 * 1000000000ll)   /* and for how long */
-#define LINE_SLICE_NS (20 * 1000000ll)      /* how long a blocking recv lasts at most */
-#define LINE_CHUNK 16384u
+#define LINES_IDLE        64u                 /* connections kept */
+#define LINES_IDLE_NS     (60 * 1000000000ll) /* and for how long */
+#define LINE_SLICE_NS     (20 * 1000000ll)    /* how long a blocking recv lasts at most */
+#define LINE_CHUNK        16384u
 #define LINES_PATIENCE_NS (250 * 1000000ll) /* a connect given up sooner says more about the caller than about Redis */
 
-struct line { /* a connection */
+struct line {      /* a connection */
     atomic_int fd; /* -1: none */
     dev_t device;
-    ino_t inode;   /* what fd was when we made it */
+    ino_t inode; /* what fd was when we made it */
     struct resp_reader *reader;
-    unsigned era;  /* of the pool, when it was connected */
+    unsigned era; /* of the pool, when it was connected */
     int64_t idle_since_ns;
-    struct line *all_next;   /* fixed once it is in the list */
+    struct line *all_next; /* fixed once it is in the list */
     struct line *spare_next;
 };
 
@@ -57,19 +57,19 @@ struct lines {
     pthread_mutex_t mutex; /* all below; held for a few instructions */
     struct line *idle[LINES_IDLE];
     unsigned idle_count;
-    struct line *spare;    /* without a socket */
-    unsigned era;          /* connections of an earlier one are not used again */
+    struct line *spare; /* without a socket */
+    unsigned era;       /* connections of an earlier one are not used again */
     bool has_address;
     struct url_address address;
     struct backoff backoff;
-    freshet_result why;    /* of being away */
+    freshet_result why; /* of being away */
     char why_text[256];
 };
 
 /* How a conversation went. */
 enum line_fate {
     LINE_WELL,
-    LINE_CLOSED,  /* by the server, or the socket failed */
+    LINE_CLOSED, /* by the server, or the socket failed */
     LINE_TIMEOUT,
     LINE_GARBAGE,
     LINE_NO_MEMORY
@@ -85,7 +85,8 @@ static int64_t line_now(void)
 
 /* ---- one socket ---- */
 
-/* Does the number still name the socket that we opened?  A host program may have closed it, and opened something else. */
+/* Does the number still name the socket that we opened?  A host program may have closed it, and opened something else.
+ */
 static bool line_is_ours(const struct line *line)
 {
     struct stat stat;
@@ -103,7 +104,8 @@ static void line_hang_up(struct line *line)
     line->reader = NULL;
 }
 
-/* Is an idle connection fit for use: ours, open, and silent?  Anything to read now is an end, or a reply nobody asked for. */
+/* Is an idle connection fit for use: ours, open, and silent?  Anything to read now is an end, or a reply nobody asked
+ * for. */
 static bool line_is_fit(const struct line *line)
 {
     char byte;
@@ -207,9 +209,11 @@ static freshet_result line_failed(const struct lines *lines, enum line_fate fate
     case LINE_NO_MEMORY:
         return FRESHET_ENOMEM;
     case LINE_TIMEOUT:
-        return remote_fail(FRESHET_ENET, "Redis at %s did not %s before the deadline", where, sent ? "answer" : "take the command");
+        return remote_fail(FRESHET_ENET, "Redis at %s did not %s before the deadline", where,
+                           sent ? "answer" : "take the command");
     case LINE_CLOSED:
-        return remote_fail(FRESHET_ENET, "Redis at %s closed the connection%s", where, sent ? " before it answered" : "");
+        return remote_fail(FRESHET_ENET, "Redis at %s closed the connection%s", where,
+                           sent ? " before it answered" : "");
     case LINE_GARBAGE:
         break;
     }
@@ -219,7 +223,8 @@ static freshet_result line_failed(const struct lines *lines, enum line_fate fate
 
 /* ---- connecting ---- */
 
-/* A socket, CLOEXEC, whose number is none of the standard three even if those are closed: a host program prints to them. */
+/* A socket, CLOEXEC, whose number is none of the standard three even if those are closed: a host program prints to
+ * them. */
 static int line_socket(int family)
 {
     int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), above;
@@ -385,8 +390,8 @@ static void lines_give_back(struct lines *lines, struct line *line)
     }
     line->idle_since_ns = line_now();
     pthread_mutex_lock(&lines->mutex);
-    if (lines->idle_count && (lines->idle_count == LINES_IDLE ||
-                              line->idle_since_ns - lines->idle[0]->idle_since_ns >= LINES_IDLE_NS)) {
+    if (lines->idle_count &&
+        (lines->idle_count == LINES_IDLE || line->idle_since_ns - lines->idle[0]->idle_since_ns >= LINES_IDLE_NS)) {
         oldest = lines->idle[0];
         memmove(&lines->idle[0], &lines->idle[1], --lines->idle_count * sizeof lines->idle[0]);
     }
@@ -442,7 +447,8 @@ static freshet_result lines_connect(struct lines *lines, int64_t deadline_ns, st
     else if (!has_address)
         result = remote_fail(FRESHET_ENET, "the address of Redis at %s is not known yet", where);
     else if ((error = line_dial(line, &address, end_ns)) != 0)
-        result = remote_fail(FRESHET_ENET, "Redis at %s cannot be reached: %s", where, strerror_r(error, what, sizeof what));
+        result =
+            remote_fail(FRESHET_ENET, "Redis at %s cannot be reached: %s", where, strerror_r(error, what, sizeof what));
     else
         result = line_greet(lines, line, end_ns);
     if (result == FRESHET_OK) {
@@ -459,7 +465,8 @@ static freshet_result lines_connect(struct lines *lines, int64_t deadline_ns, st
 }
 
 /* A connection to talk on, from the pool unless `fresh`. */
-static freshet_result lines_take(struct lines *lines, bool fresh, int64_t deadline_ns, struct line **ret_line, bool *ret_pooled)
+static freshet_result lines_take(struct lines *lines, bool fresh, int64_t deadline_ns, struct line **ret_line,
+                                 bool *ret_pooled)
 {
     char why[sizeof lines->why_text];
     freshet_result result;
@@ -558,8 +565,8 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
     }
 }
 
-freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes, int64_t deadline_ns,
-                         struct resp **ret_reply, bool *ret_sent)
+freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
+                         int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent)
 {
     struct resp *reply = NULL;
     bool sent = false;
@@ -571,7 +578,8 @@ freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv,
     if (result == FRESHET_OK)
         result = lines_converse(lines, bytes, size, deadline_ns, &reply, &sent);
     free(bytes);
-    if (result == FRESHET_OK && reply->type == RESP_ERROR && (result = greeting_refusal(reply, lines->url)) != FRESHET_OK) {
+    if (result == FRESHET_OK && reply->type == RESP_ERROR &&
+        (result = greeting_refusal(reply, lines->url)) != FRESHET_OK) {
         /* It was sent but not run; unless a script was, up to the command that its user may not use. */
         sent = resp_is_refusal(reply) && memmem(reply->text, reply->size, "script", 6);
         resp_free(reply);

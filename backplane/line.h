@@ -1,14 +1,14 @@
 /*
- * line.h - a blocking conversation with Redis on the caller's own thread: no hand-over to another thread, so a miss costs one
- * round trip and no more.  A small pool of connections; each call has a deadline and never waits beyond it.
+ * line.h - a blocking conversation with Redis on the caller's own thread: no hand-over to another thread, so a miss
+ * costs one round trip and no more.  A small pool of connections; each call has a deadline and never waits beyond it.
  *
- * A connection that saw a time-out, an error of the socket or garbage is closed, never used again: a late
- * reply must not answer the next question.  After a failed connect the pool is "away" for a back-off with full jitter (10 ms
- * doubling to 2 s): calls in that time fail at once, without a system call; lines_reached() (from the loop's own connection) ends it.
- * Sockets: CLOEXEC, never numbers 0 to 2, MSG_NOSIGNAL, TCP_NODELAY.
+ * A connection that saw a time-out, an error of the socket or garbage is closed, never used again: a late reply must
+ * not answer the next question.  After a failed connect the pool is "away" for a back-off with full jitter (10 ms
+ * doubling to 2 s): calls in that time fail at once, without a system call; lines_reached() (from the loop's own
+ * connection) ends it. Sockets: CLOEXEC, never numbers 0 to 2, MSG_NOSIGNAL, TCP_NODELAY.
  *
- * A command is sent a second time only if the first could not be sent as a whole, because the pool's connection had been
- * closed by the server in the meantime: Redis runs nothing that it has not got the last byte of.
+ * A command is sent a second time only if the first could not be sent as a whole, because the pool's connection had
+ * been closed by the server in the meantime: Redis runs nothing that it has not got the last byte of.
  */
 #ifndef BACKPLANE_LINE_H
 #define BACKPLANE_LINE_H
@@ -19,20 +19,22 @@
 
 struct lines;
 
-/* `url` stays the caller's and must outlive the lines.  Nothing is connected yet.  A unix socket's or numeric address is
- * known at once; a host's name waits for lines_set_address. */
+/* `url` stays the caller's and must outlive the lines.  Nothing is connected yet.  A unix socket's or numeric address
+ * is known at once; a host's name waits for lines_set_address. */
 freshet_result lines_open(struct lines **ret_lines, const struct url *url, uint32_t connect_ms, size_t reply_most);
 void lines_close(struct lines *lines); /* no call may be under way; NULL is welcome */
-void lines_abandon(struct lines *lines); /* child after fork: close the sockets that are still ours, by identity, leak the rest */
+/* In a child after fork: close the sockets that are still ours, by identity, leak the rest. */
+void lines_abandon(struct lines *lines);
 
-/* Where to connect (resolved by the loop's thread or by join).  Another address than before lets the idle connections go. */
+/* Where to connect (resolved by the loop's thread or by join).  Another address than before lets the idle connections
+ * go. */
 void lines_set_address(struct lines *lines, const struct url_address *address);
 
-/* One command, one reply.  FRESHET_ENET (not reached or not answered in time; *ret_sent tells whether Redis may have run it; may be
- * NULL), FRESHET_EREDIS (connected, but AUTH or SELECT was refused; -NOAUTH, -NOPERM, -READONLY, -WRONGPASS too), FRESHET_ENOMEM,
- * FRESHET_ETOOBIG (a command above 512 MiB).  Other error replies come back as a reply of type RESP_ERROR with FRESHET_OK.
- * -LOADING, -MASTERDOWN, -BUSY, -TRYAGAIN, -CLUSTERDOWN count as FRESHET_ENET, and *ret_sent is then false: Redis did not run it.
- * The caller frees the reply. */
+/* One command, one reply.  FRESHET_ENET (not reached or not answered in time; *ret_sent tells whether Redis may have
+ * run it; may be NULL), FRESHET_EREDIS (connected, but AUTH or SELECT was refused; -NOAUTH, -NOPERM, -READONLY,
+ * -WRONGPASS too), FRESHET_ENOMEM, FRESHET_ETOOBIG (a command above 512 MiB).  Other error replies come back as a reply
+ * of type RESP_ERROR with FRESHET_OK. -LOADING, -MASTERDOWN, -BUSY, -TRYAGAIN, -CLUSTERDOWN count as FRESHET_ENET, and
+ * *ret_sent is then false: Redis did not run it. The caller frees the reply. */
 freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
                          int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent);
 /* EVALSHA, and EVAL when the server does not know it (NOSCRIPT).  keys come first in argv. */

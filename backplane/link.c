@@ -1,9 +1,10 @@
 /*
  * link.c - one connection on the loop's thread, kept up (link.h).  With loop.c the only file that includes <uv.h>.
  *
- * A link lives long, its connections do not: each is a `wire` of its own, with a reader of its own, so that a late callback of
- * libuv's for an old one finds that it belongs to nobody (wire->link is NULL) and cannot be taken for the new one's.  However a
- * connection ends, it ends in link_end; and every owner's callback may have ended it, so after each we look again.
+ * A link lives long, its connections do not: each is a `wire` of its own, with a reader of its own, so that a late
+ * callback of libuv's for an old one finds that it belongs to nobody (wire->link is NULL) and cannot be taken for the
+ * new one's.  However a connection ends, it ends in link_end; and every owner's callback may have ended it, so after
+ * each we look again.
  */
 #include <link.h>
 #include <loop.h>
@@ -23,18 +24,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LINK_CHUNK 65536u
-#define LINK_QUEUE_MOST ((size_t)32 << 20) /* bytes that wait to be sent, beyond which nothing is added */
-#define LINK_CALLS_MOST 65536u             /* replies that are waited for */
+#define LINK_CHUNK       65536u
+#define LINK_QUEUE_MOST  ((size_t)32 << 20) /* bytes that wait to be sent, beyond which nothing is added */
+#define LINK_CALLS_MOST  65536u             /* replies that are waited for */
 #define LINK_KEEPALIVE_S 30u
-#define LINK_STEADY_MS 10000u              /* up for so long, a connection counts as good */
-#define LINK_NEVER UINT64_MAX
+#define LINK_STEADY_MS   10000u /* up for so long, a connection counts as good */
+#define LINK_NEVER       UINT64_MAX
 
 enum link_state {
     LINK_STOPPED,
-    LINK_WAITING,    /* for the back-off to pass */
+    LINK_WAITING, /* for the back-off to pass */
     LINK_CONNECTING,
-    LINK_GREETING,   /* connected; AUTH, SELECT on their way */
+    LINK_GREETING, /* connected; AUTH, SELECT on their way */
     LINK_UP
 };
 
@@ -82,19 +83,19 @@ struct link {
 
     enum link_state state;
     bool closed;
-    uv_timer_t timer;      /* back-off, connect, the calls' deadlines, silence: one at a time */
-    uint64_t due_ms;       /* when it fires; LINK_NEVER */
+    uv_timer_t timer; /* back-off, connect, the calls' deadlines, silence: one at a time */
+    uint64_t due_ms;  /* when it fires; LINK_NEVER */
     struct link_wire *wire;
     struct link_call *first, **last;
     unsigned calls;
     struct backoff backoff;
-    bool proved;           /* this connection has answered something beyond the greeting */
+    bool proved; /* this connection has answered something beyond the greeting */
     uint64_t up_ms, heard_ms;
     bool subscribed, pinged;
-    int channels;          /* confirmed */
+    int channels; /* confirmed */
     bool has_address;
     struct url_address address;
-    unsigned nth;          /* of the name's addresses */
+    unsigned nth;           /* of the name's addresses */
     char chunk[LINK_CHUNK]; /* what is received goes through here */
 };
 
@@ -133,8 +134,8 @@ static void link_set_timer_by(struct link *link, uint64_t due_ms)
 /* ---- calls ---- */
 
 /* Append a call; NULL: no memory, or too many. */
-static struct link_call *link_add_call(struct link *link, enum link_call_kind kind, uint64_t deadline_ms, link_reply_fn fn,
-                                       void *arg)
+static struct link_call *link_add_call(struct link *link, enum link_call_kind kind, uint64_t deadline_ms,
+                                       link_reply_fn fn, void *arg)
 {
     struct link_call *call = link->calls < LINK_CALLS_MOST ? calloc(1, sizeof *call) : NULL;
 
@@ -268,8 +269,8 @@ static void link_cut(struct link *link)
         uv_close(&wire->uv.handle, link_wire_closed);
 }
 
-/* The one end of every connection and every attempt, with the thread's sentence set: wait, and tell everybody.  A `steady` one went
- * well while it lasted, so the back-off begins anew. */
+/* The one end of every connection and every attempt, with the thread's sentence set: wait, and tell everybody.  A
+ * `steady` one went well while it lasted, so the back-off begins anew. */
 static void link_end(struct link *link, freshet_result why, bool steady)
 {
     char text[256];
@@ -551,7 +552,8 @@ static int link_dial(struct link *link, struct link_wire *wire)
     }
     wire->fd = fd;
     if (!link->url->is_unix)
-        return uv_tcp_connect(&wire->connect, &wire->uv.tcp, (const struct sockaddr *)&link->address.storage, link_connected);
+        return uv_tcp_connect(&wire->connect, &wire->uv.tcp, (const struct sockaddr *)&link->address.storage,
+                              link_connected);
     uv_pipe_connect(&wire->connect, &wire->uv.pipe, link->url->host, link_connected);
     return 0;
 }
@@ -712,7 +714,8 @@ void link_drop(struct link *link)
 {
     char where[URL_TEXT_MAX];
 
-    (void)remote_fail(FRESHET_ENET, "the connection to Redis at %s was given up", url_text(link->url, where, sizeof where));
+    (void)remote_fail(FRESHET_ENET, "the connection to Redis at %s was given up",
+                      url_text(link->url, where, sizeof where));
     link_end(link, FRESHET_ENET, false);
 }
 
@@ -732,8 +735,8 @@ bool link_ask(struct link *link, int argc, const char *const *argv, const size_t
     return link_send_call(link, LINK_CALL_ASK, bytes, size, link_now() + ms, fn, arg) != NULL;
 }
 
-bool link_script(struct link *link, enum script script, int keys, int argc, const char *const *argv, const size_t *sizes,
-                 uint32_t ms, link_reply_fn fn, void *arg)
+bool link_script(struct link *link, enum script script, int keys, int argc, const char *const *argv,
+                 const size_t *sizes, uint32_t ms, link_reply_fn fn, void *arg)
 {
     char head[128], *tail_start, *bytes = NULL;
     size_t head_size, size;
@@ -755,7 +758,8 @@ bool link_script(struct link *link, enum script script, int keys, int argc, cons
     if (resp_format(argc + 3, all, all_sizes, &bytes, &size) != FRESHET_OK)
         goto done;
     /* What follows the script's name follows its text too, should the name not be known there. */
-    head_size = (size_t)snprintf(head, sizeof head, "*%d\r\n$7\r\nEVALSHA\r\n$%zu\r\n%s\r\n", argc + 3, all_sizes[1], all[1]);
+    head_size =
+        (size_t)snprintf(head, sizeof head, "*%d\r\n$7\r\nEVALSHA\r\n$%zu\r\n%s\r\n", argc + 3, all_sizes[1], all[1]);
     tail_start = bytes + head_size;
     if (!(tail = malloc(size - head_size))) {
         free(bytes);

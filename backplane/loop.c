@@ -1,11 +1,11 @@
 /*
  * loop.c - the thread that owns libuv (loop.h).  With link.c the only file that includes <uv.h>.
  *
- * libuv abort()s when a descriptor that it watches has gone, inside epoll_ctl, epoll_wait and uv_async_send alike, and a
- * library must not take its host program along.  So it never waits: our own poll() waits on its epoll descriptor, and
- * uv_run only takes what is ready, right after a look at every descriptor's identity.  Other threads wake us through a socket
- * pair of ours instead of uv_async: its ends have identities that can be checked (eventfds all look alike), and a
- * send() to it raises no signal.
+ * libuv abort()s when a descriptor that it watches has gone, inside epoll_ctl, epoll_wait and uv_async_send alike, and
+ * a library must not take its host program along.  So it never waits: our own poll() waits on its epoll descriptor, and
+ * uv_run only takes what is ready, right after a look at every descriptor's identity.  Other threads wake us through a
+ * socket pair of ours instead of uv_async: its ends have identities that can be checked (eventfds all look alike), and
+ * a send() to it raises no signal.
  */
 #include <loop.h>
 
@@ -26,9 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOOP_FILES 64u        /* descriptors guarded */
+#define LOOP_FILES        64u  /* descriptors guarded */
 #define LOOP_WAIT_MOST_MS 1000 /* a look at the descriptors at least so often */
-#define LOOP_END_S 2
+#define LOOP_END_S        2
 
 /* A descriptor and what it was when we made it.  The number is written last and taken back first, for the child after a
  * fork that reads this in whatever state it was. */
@@ -40,7 +40,7 @@ struct loop_file {
 
 struct loop {
     uv_loop_t uv;
-    uv_pipe_t first;            /* see loop_open_files */
+    uv_pipe_t first; /* see loop_open_files */
     struct loop_events events;
     void *arg;
     pthread_t thread;
@@ -270,7 +270,8 @@ done:
     return rc;
 }
 
-/* The thread has ended: free what it left.  libuv closes numbers, whatever they are by now, so only while all is in order. */
+/* The thread has ended: free what it left.  libuv closes numbers, whatever they are by now, so only while all is in
+ * order. */
 static void loop_free(struct loop *loop)
 {
     if (!atomic_load(&loop->lost) && loop_is_whole(loop))

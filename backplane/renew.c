@@ -213,6 +213,23 @@ void renew_look_all(struct fleet *fleet)
         renew_look_soon(fleet, p);
 }
 
+static int renew_compare(const void *a, const void *b)
+{
+    return memcmp(a, b, 16);
+}
+
+/* Each key once: what changes often, or was sent again after an earlier rotation, stands there many times. */
+static uint32_t renew_unique(uint8_t (*hashes)[16], uint32_t count)
+{
+    uint32_t kept = 0;
+
+    qsort(hashes, count, sizeof *hashes, renew_compare);
+    for (uint32_t i = 0; i < count; i++)
+        if (kept == 0 || memcmp(hashes[kept - 1], hashes[i], 16) != 0)
+            memmove(hashes[kept++], hashes[i], 16);
+    return kept;
+}
+
 /* After a rotation the new history may lack what the old one confirmed last: queue it once more, before anything is proven. */
 static void renew_send_recent(struct renew_part *part)
 {
@@ -222,7 +239,8 @@ static void renew_send_recent(struct renew_part *part)
     uint32_t count = RENEW_RECENT_MOST; /* without memory for the keys everything is sent: a clear */
 
     if (hashes)
-        count = remote_outbox_recent(fleet->host, part->partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+        count = renew_unique(hashes, remote_outbox_recent(fleet->host, part->partition, RENEW_RECENT_MS, RENEW_RECENT_MOST,
+                                                          hashes));
     for (uint32_t done = 0, batch; done < count; done += batch) {
         batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;
         if (hashes && remote_outbox_add(fleet->host, part->partition, (const uint8_t(*)[16])(hashes + done), batch, slots)) {

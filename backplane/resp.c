@@ -1,11 +1,11 @@
 /*
- * resp.c - Redis's protocol (resp.h): the only file with <hiredis/...>.
- * Below line.c and link.c, which own the sockets; nothing here blocks or waits.
+ * resp.c - Redis's protocol (resp.h): the only file with <hiredis/...>. Below line.c and link.c, which own the sockets;
+ * nothing here blocks or waits.
  *
  * hiredis's reader does the parsing, with object functions of ours, because its own trust the server: 0.14 allocates an
- * array for as many elements as a header claims, 1.2 nests without end, both buffer a bulk of any size.  Here an array grows as its
- * elements really come, so that memory follows bytes received; elements, depth and bytes have a limit each; what only RESP3
- * knows is refused on every version.
+ * array for as many elements as a header claims, 1.2 nests without end, both buffer a bulk of any size.  Here an array
+ * grows as its elements really come, so that memory follows bytes received; elements, depth and bytes have a limit
+ * each; what only RESP3 knows is refused on every version.
  */
 #include <resp.h>
 
@@ -64,8 +64,8 @@ static bool resp_is_one_of(const struct resp *reply, const char *const *codes)
 
 bool resp_is_unavailable(const struct resp *reply)
 {
-    static const char *const codes[] = {"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN",
-                                        "ERR max number of clients", NULL};
+    static const char *const codes[] = {
+        "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "ERR max number of clients", NULL};
 
     return resp_is_one_of(reply, codes);
 }
@@ -300,8 +300,8 @@ static freshet_result resp_spoiled(struct resp_reader *reader, enum resp_flaw fl
     if (flaw == RESP_NO_MEMORY)
         return remote_fail(FRESHET_ENOMEM, "no memory for a reply from Redis");
     if (flaw == RESP_LIMIT)
-        return remote_fail(FRESHET_EIO, "a reply is larger than it can be (%zu bytes, %u elements, %u deep)", reader->most,
-                           RESP_ELEMENTS_MAX, RESP_DEPTH_MAX);
+        return remote_fail(FRESHET_EIO, "a reply is larger than it can be (%zu bytes, %u elements, %u deep)",
+                           reader->most, RESP_ELEMENTS_MAX, RESP_DEPTH_MAX);
     return remote_fail(FRESHET_EIO, "what came is not Redis's protocol (RESP2); is that a Redis?");
 }
 
@@ -346,7 +346,8 @@ static enum resp_flaw resp_hopeless(const struct resp_reader *reader)
     return size > reader->most ? RESP_LIMIT : RESP_SOUND;
 }
 
-/* hiredis keeps a big reply's buffer until the next bytes come, which on an idle connection may be never: begin afresh. */
+/* hiredis keeps a big reply's buffer until the next bytes come, which on an idle connection may be never: begin afresh.
+ */
 static void resp_slim(struct resp_reader *reader, size_t reply_size)
 {
     redisReader *fresh = NULL;
@@ -371,7 +372,7 @@ freshet_result resp_reader_next(struct resp_reader *reader, struct resp **ret_re
     if (reader->held == 0)
         return FRESHET_OK;
     if (redisReaderGetReply(reader->hiredis, &object) != REDIS_OK)
-        return resp_spoiled(reader, reader->flaw != RESP_SOUND                ? reader->flaw
+        return resp_spoiled(reader, reader->flaw != RESP_SOUND              ? reader->flaw
                                     : reader->hiredis->err == REDIS_ERR_OOM ? RESP_NO_MEMORY
                                                                             : RESP_GARBAGE);
     if (!object) {

@@ -1,7 +1,8 @@
 /*
- * resp.h - Redis's protocol: commands out, replies in.  resp.c is the only file of the library with <hiredis/...>, and of
- * that uses the reader alone: its connections do not survive what happens to connections, and its formatter allocates with
- * what a host program may have replaced behind our back (and on 0.14 counts a command's bytes in an int).
+ * resp.h - Redis's protocol: commands out, replies in.  resp.c is the only file of the library with <hiredis/...>, and
+ * of that uses the reader alone: its connections do not survive what happens to connections, and its formatter
+ * allocates with what a host program may have replaced behind our back (and on 0.14 counts a command's bytes in an
+ * int).
  *
  * What a server may make us hold is bounded here: bulk size, elements, depth, bytes not yet parsed.
  */
@@ -32,7 +33,8 @@ void resp_free(struct resp *reply); /* NULL is welcome */
 
 /* Is it an error whose first word is `code`?  "BUSY" is not "BUSYGROUP". */
 bool resp_is_error(const struct resp *reply, const char *code);
-/* Redis is there but not of service now: LOADING, MASTERDOWN, BUSY, TRYAGAIN, CLUSTERDOWN, no room for one more client. */
+/* Redis is there but not of service now: LOADING, MASTERDOWN, BUSY, TRYAGAIN, CLUSTERDOWN, no room for one more client.
+ */
 bool resp_is_unavailable(const struct resp *reply);
 /* Redis does not want us: NOAUTH, NOPERM, WRONGPASS, READONLY, DENIED. */
 bool resp_is_refusal(const struct resp *reply);

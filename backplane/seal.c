@@ -2,8 +2,8 @@
  * seal.c - what proves where bytes come from: Ed25519 over frames, XChaCha20-Poly1305 over answers (PROTOCOL.md,
  * sections 2 and 5).  With keyring.c the only file that includes <sodium.h>.
  *
- * libsodium abort()s the process when it is called with sizes that cannot be, so every size is judged here first.  A key
- * is copied out of the keyring for one call and wiped after it: a keyring that changes meanwhile disturbs nobody.
+ * libsodium abort()s the process when it is called with sizes that cannot be, so every size is judged here first.  A
+ * key is copied out of the keyring for one call and wiped after it: a keyring that changes meanwhile disturbs nobody.
  */
 #include <seal.h>
 
@@ -14,12 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const uint8_t seal_frame_prefix[16] = "freshet frame 1";  /* its NUL belongs to it */
+static const uint8_t seal_frame_prefix[16] = "freshet frame 1"; /* its NUL belongs to it */
 static const uint8_t seal_answer_prefix[15] = "freshet seal 1"; /* likewise */
 
 #define SEAL_AD_HEAD 76u
-#define SEAL_NONCE crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-#define SEAL_TAG crypto_aead_xchacha20poly1305_ietf_ABYTES
+#define SEAL_NONCE   crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+#define SEAL_TAG     crypto_aead_xchacha20poly1305_ietf_ABYTES
 
 _Static_assert(8 + SEAL_NONCE + SEAL_TAG == SEAL_OVERHEAD, "sealed bytes are as PROTOCOL.md says");
 _Static_assert(8 + crypto_sign_BYTES == FRAME_SIGNED_HEAD, "signed messages are as PROTOCOL.md says");
@@ -43,7 +43,7 @@ void seal_digest(const void *bytes, size_t size, uint8_t ret_digest[32])
 
 /* ---- frames -------------------------------------------------------------------------------------------------- */
 
-/* What is signed: the prefix and the body, in one piece, because Ed25519 reads it twice.  Returns its size; 0: no body. */
+/* What is signed: prefix and body, in one piece, because Ed25519 reads it twice.  Returns its size; 0: no body. */
 static size_t seal_signed_bytes(uint8_t *to, const uint8_t *body, size_t size)
 {
     if (size == 0 || size > FRAME_BODY_MAX)
@@ -70,8 +70,8 @@ freshet_result seal_sign(struct keyring *keyring, const uint8_t *body, size_t si
     return FRESHET_OK;
 }
 
-enum seal_verdict seal_verify(struct keyring *keyring, const uint8_t *message, size_t size,
-                              const uint8_t **ret_body, size_t *ret_body_size, uint64_t *ret_key_id)
+enum seal_verdict seal_verify(struct keyring *keyring, const uint8_t *message, size_t size, const uint8_t **ret_body,
+                              size_t *ret_body_size, uint64_t *ret_key_id)
 {
     uint8_t bytes[sizeof seal_frame_prefix + FRAME_BODY_MAX];
     uint8_t public[crypto_sign_PUBLICKEYBYTES];
@@ -82,8 +82,7 @@ enum seal_verdict seal_verify(struct keyring *keyring, const uint8_t *message, s
         return SEAL_SHORT;
     id = bytes_get64(message);
     *ret_key_id = id;
-    if (!keyring_trusted(keyring, id, public) &&
-        !(keyring_refresh(keyring) && keyring_trusted(keyring, id, public)))
+    if (!keyring_trusted(keyring, id, public) && !(keyring_refresh(keyring) && keyring_trusted(keyring, id, public)))
         return SEAL_UNKNOWN_KEY;
     bytes_size = seal_signed_bytes(bytes, message + FRAME_SIGNED_HEAD, size - FRAME_SIGNED_HEAD);
     if (crypto_sign_verify_detached(message + 8, bytes, bytes_size, public) != 0)
@@ -181,8 +180,8 @@ bool seal_open(struct keyring *keyring, const struct seal_facts *facts, const ui
     if (size < SEAL_OVERHEAD)
         return false;
     id = bytes_get64(sealed);
-    if (id == 0 || (!keyring_value_key(keyring, &id, key) &&
-                    !(keyring_refresh(keyring) && keyring_value_key(keyring, &id, key))))
+    if (id == 0 ||
+        (!keyring_value_key(keyring, &id, key) && !(keyring_refresh(keyring) && keyring_value_key(keyring, &id, key))))
         return false;
     if (!seal_place_init(&place, facts, id)) {
         sodium_memzero(key, sizeof key);

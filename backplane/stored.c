@@ -10,7 +10,7 @@
 #include <bytes.h>
 #include <string.h>
 
-#define STORED_FORMAT 1
+#define STORED_FORMAT     1
 #define STORED_SEALED_MIN 48u /* SEAL_OVERHEAD: an empty value */
 
 /* The scripts' own form of a replication id: 40 hex digits. */
@@ -67,9 +67,8 @@ bool stored_record_decode(struct stored_record *ret_record, const void *bytes, s
     record.ticket_until_us = bytes_get64(at + 92);
     record.sealed = at + STORED_RECORD_HEAD;
     record.sealed_size = size - STORED_RECORD_HEAD;
-    if (record.born > BYTES_NUMBER_MAX || record.expiry_us > BYTES_NUMBER_MAX ||
-        record.changed_us > BYTES_NUMBER_MAX || record.ticket_position > BYTES_NUMBER_MAX ||
-        record.ticket_until_us > BYTES_NUMBER_MAX)
+    if (record.born > BYTES_NUMBER_MAX || record.expiry_us > BYTES_NUMBER_MAX || record.changed_us > BYTES_NUMBER_MAX ||
+        record.ticket_position > BYTES_NUMBER_MAX || record.ticket_until_us > BYTES_NUMBER_MAX)
         return false;
     switch (record.state) {
     case STORED_TOMBSTONE:

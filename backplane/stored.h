@@ -1,6 +1,6 @@
 /*
- * stored.h - the bytes of what Redis holds: head and record.  Pure; fuzzed.  The Lua scripts write them, this file reads
- * them (and PROTOCOL.md describes them); all integers big-endian.
+ * stored.h - the bytes of what Redis holds: head and record.  Pure; fuzzed.  The Lua scripts write them, this file
+ * reads them (and PROTOCOL.md describes them); all integers big-endian.
  */
 #ifndef BACKPLANE_STORED_H
 #define BACKPLANE_STORED_H
@@ -9,14 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define STORED_HEAD_SIZE 132u   /* a head, exactly */
+#define STORED_HEAD_SIZE   132u /* a head, exactly */
 #define STORED_RECORD_HEAD 100u /* a record without its sealed answer */
 
 struct stored_head {
     uint64_t epoch;
-    char replid[41];           /* of the server that wrote it; NUL-terminated here */
+    char replid[41]; /* of the server that wrote it; NUL-terminated here */
     uint64_t position, clear;
-    uint64_t newest_tag;       /* for tags, which format 1 does not have yet: 0 */
+    uint64_t newest_tag; /* for tags, which format 1 does not have yet: 0 */
     uint32_t max_staleness_ms;
     uint16_t partitions;
     uint8_t registry[16];
@@ -28,12 +28,12 @@ enum stored_state { STORED_TOMBSTONE = 0, STORED_VALUE = 1, STORED_ABSENT = 2 };
 struct stored_record {
     uint8_t state;
     uint64_t born, version, writer, source_version;
-    uint64_t expiry_us;        /* Redis's time; 0: never */
-    uint64_t source_seen;      /* the greatest source version this key ever had, tombstones included */
-    uint64_t changed_us;       /* Redis's time of the last change, for prefer_primary */
-    uint8_t ticket[16];        /* zeros: none */
+    uint64_t expiry_us;   /* Redis's time; 0: never */
+    uint64_t source_seen; /* the greatest source version this key ever had, tombstones included */
+    uint64_t changed_us;  /* Redis's time of the last change, for prefer_primary */
+    uint8_t ticket[16];   /* zeros: none */
     uint64_t ticket_epoch, ticket_position, ticket_until_us;
-    const uint8_t *sealed;     /* into the bytes given; size 0 for a tombstone */
+    const uint8_t *sealed; /* into the bytes given; size 0 for a tombstone */
     size_t sealed_size;
 };
 bool stored_record_decode(struct stored_record *ret_record, const void *bytes, size_t size);

@@ -1,8 +1,9 @@
 /*
- * url.c - where Redis is: a url taken apart (url.h).
- * Stands beside everything that connects; knows no socket but the shape of its address.
+ * url.c - where Redis is: a url taken apart (url.h). Stands beside everything that connects; knows no socket but the
+ * shape of its address.
  *
- * The text holds a password, so no message here repeats any of it but the host, and copies are wiped before they are freed.
+ * The text holds a password, so no message here repeats any of it but the host, and copies are wiped before they are
+ * freed.
  */
 #include <url.h>
 
@@ -144,8 +145,9 @@ static freshet_result url_parse_tcp(struct url *url, const char *text)
     freshet_result result = FRESHET_OK;
 
     if (!at && strchr(rest, '@'))
-        return remote_fail(FRESHET_EINVAL, "the url has an '@' behind its host: a '/', '?' or '#' in a user or password is "
-                                           "percent-encoded, as %%2F, %%3F, %%23");
+        return remote_fail(FRESHET_EINVAL,
+                           "the url has an '@' behind its host: a '/', '?' or '#' in a user or password is "
+                           "percent-encoded, as %%2F, %%3F, %%23");
     if (at) {
         result = url_credentials(url, (struct slice){text, (size_t)(at - text)});
         authority = (struct slice){at + 1, (size_t)(rest - at - 1)};
@@ -186,8 +188,9 @@ static freshet_result url_parse_unix(struct url *url, const char *text)
     url->host[path_size] = '\0';
     url->is_unix = true;
     if (query) {
-        url->db = strncmp(query, "?db=", 4) == 0 ? url_number((struct slice){query + 4, strlen(query + 4)}, 0, URL_DB_MAX)
-                                                 : -1;
+        url->db = strncmp(query, "?db=", 4) == 0
+                      ? url_number((struct slice){query + 4, strlen(query + 4)}, 0, URL_DB_MAX)
+                      : -1;
         if (url->db < 0)
             return remote_fail(FRESHET_EINVAL, "what follows the path of a unix:// url can only be ?db=NUMBER");
     }

@@ -4,8 +4,8 @@
 
 #include <freshet.h>
 
-/* Make room for `size` bytes; the bytes that the buffer holds stay, and so does its size.  FRESHET_ENOMEM leaves it as it
- * was. */
+/* Make room for `size` bytes; the bytes that the buffer holds stay, and so does its size.  FRESHET_ENOMEM leaves it as
+ * it was. */
 freshet_result buf_reserve(freshet_buf *buf, size_t size);
 
 #endif

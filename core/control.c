@@ -2,20 +2,20 @@
  * control.c - the control page: its file, and the words that decide coherence.  The outbox in it is outbox.c's.
  *
  * The file is believed in nothing before it was checked: owner and mode by the system, then the head by its own hash,
- * then the file's size against the one that the head's numbers demand.  The numbers are copied out before the file is mapped,
- * so that nobody can change them under us.  What remains open to this user's other processes are the atomics, and there a
- * wild value costs misses or is this user's own malice.
+ * then the file's size against the one that the head's numbers demand.  The numbers are copied out before the file is
+ * mapped, so that nobody can change them under us.  What remains open to this user's other processes are the atomics,
+ * and there a wild value costs misses or is this user's own malice.
  *
- * Coherence.  Positions rise across epochs (a new one starts far above the old), so every word here is fetch-max and a store
- * that comes an hour late changes nothing.  Two words do not rise, epoch and proven-at:
+ * Coherence.  Positions rise across epochs (a new one starts far above the old), so every word here is fetch-max and a
+ * store that comes an hour late changes nothing.  Two words do not rise, epoch and proven-at:
  *
  *   adopt   takes the proof away (new tag, time 0), raises floor, clear, applied and position, and only then swaps the
- *           epoch.  Stopped in between it has made records void (floor), never servable.  Applied may by then be far above
- *           what the old epoch's log holds, which would prove too much; but floor was raised to the same position first,
- *           so nothing of the old epoch is left to be served on that proof.
+ *           epoch.  Stopped in between it has made records void (floor), never servable.  Applied may by then be far
+ *           above what the old epoch's log holds, which would prove too much; but floor was raised to the same position
+ *           first, so nothing of the old epoch is left to be served on that proof.
  *   prove   reads the proven word, then epoch and applied, and swaps the word it has read.  An adoption between changes
- *           the word, so the swap fails, and on the next round the tag is not the question's: a proof never crosses a rotation,
- *           however long its process was stopped.
+ *           the word, so the swap fails, and on the next round the tag is not the question's: a proof never crosses a
+ *           rotation, however long its process was stopped.
  */
 #include <control.h>
 
@@ -141,7 +141,7 @@ static bool control_find_place(struct control_place *ret_place)
 /*     0 magic u64 | 8 format u32 | 12 head size u32 | 16 file size u64 | 24 tier size u64 | 32 partitions u32 |
  *     36 max staleness ms u32 | 40 fence slots u32 | 44 touch slots u32 | 48 outbox slots u32 | 52 recent slots u32 |
  *     56 uid u32 | 60 zero u32 | 64 boot id, 40 | 104 pid namespace u64 | 112 time namespace u64 | 120 host id, 16 |
- *     136 generation u64 | 144 name, 72 | 216 zero | 496 check, 16                                      little-endian */
+ *     136 generation u64 | 144 name, 72 | 216 zero | 496 check, 16             all numbers little-endian */
 struct control_head {
     uint64_t file_size, tier_size, generation;
     uint32_t partitions, max_staleness_ms, fence_slots, touch_slots, uid;
@@ -482,7 +482,7 @@ freshet_result control_create(struct control *control, int dirfd, const struct c
                     FRESHET_PARTITIONS_MAX, CONTROL_TIER_SIZE_MOST);
     (void)snprintf(head.name, sizeof head.name, "%s", shape->name);
     if (!control_find_place(&head.place))
-        return fail(FRESHET_EIO, "/proc/sys/kernel/random/boot_id cannot be read: a tier needs to know which boot it is of");
+        return fail(FRESHET_EIO, "/proc/sys/kernel/random/boot_id cannot be read: of which boot is this?");
     if (!control_draw(&head))
         return fail(FRESHET_EIO, "the system gives no random bytes: %s", strerror(errno));
     (void)unlinkat(dirfd, CONTROL_FILE_NEW, 0); /* of somebody who was killed right here */
@@ -674,8 +674,8 @@ bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, 
 
     if (!atomic_compare_exchange_strong(&page->seat_holder, &seen, holder))
         return false;
-    /* For as long as the seat is ours the word becomes ours; a predecessor that wakes up finds its swap fail, then the seat
-     * not its own. */
+    /* For as long as the seat is ours the word becomes ours; a predecessor that wakes up finds its swap fail, then the
+     * seat not its own. */
     old = atomic_load(&page->seat_pid);
     while (atomic_load(&page->seat_holder) == holder && old != next)
         if (atomic_compare_exchange_strong(&page->seat_pid, &old, next))

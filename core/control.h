@@ -19,8 +19,8 @@
 #define CONTROL_OUTBOX_SLOTS 4096u
 #define CONTROL_RECENT_SLOTS 2048u
 
-/* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under the
- * key below: a check against damage, not a secret. */
+/* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under
+ * the key below: a check against damage, not a secret. */
 #define CONTROL_HEAD_SIZE 512u
 #define CONTROL_HEAD_K0 0x6c6f72746e6f4346u /* "FControl" */
 #define CONTROL_HEAD_K1 0x3130656761507246u /* "FrPage01" */
@@ -72,7 +72,8 @@ struct control {
  * freshet_error is set only for failures of the system (then CONTROL_FOREIGN). */
 enum control_fit control_open(struct control *control, int dirfd, const struct control_shape *shape,
                               char *ret_why, size_t why_size);
-/* Make it: allocated in full, filled in under a temporary name, renamed into place, mapped.  FRESHET_ENOSPC and the like. */
+/* Make it: allocated in full, filled in under a temporary name, renamed into place, mapped.  FRESHET_ENOSPC and the
+ * like. */
 freshet_result control_create(struct control *control, int dirfd, const struct control_shape *shape);
 void control_close(struct control *control);
 /* Bytes that a page of this shape takes. */
@@ -102,9 +103,10 @@ static inline _Atomic uint64_t *control_fence(const struct control *control, uin
 /* Without a fleet: take the next position of the partition. */
 uint64_t control_next_position(struct control *control, uint32_t partition);
 
-/* A proof and the epoch that it is for cannot share a word, so the proof carries 16 bits that follow from the epoch.  Whoever
- * reads takes the proof first, the epoch second: where the tag is another epoch's, nothing is proven.  So an adopter
- * that is stopped halfway, while a sibling still proves the old epoch, leaves no proof behind that the new one inherits. */
+/* A proof and the epoch that it is for cannot share a word, so the proof carries 16 bits that follow from the epoch.
+ * Whoever reads takes the proof first, the epoch second: where the tag is another epoch's, nothing is proven.  So an
+ * adopter that is stopped halfway, while a sibling still proves the old epoch, leaves no proof behind that the new one
+ * inherits. */
 static inline uint16_t control_tag(uint64_t epoch)
 {
     return (uint16_t)(epoch ^ epoch >> 16 ^ epoch >> 32 ^ epoch >> 48);
@@ -169,36 +171,37 @@ bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, 
 enum control_outbox_kind { OUTBOX_KEY = 1, OUTBOX_CLEAR = 2 };
 enum control_outbox_state {
     OUTBOX_FREE = 0,
-    OUTBOX_CLAIMED = 1, /* being filled in by its owner: nothing has been promised, so it blocks nobody; when its owner dies it
-                         * is freed */
+    OUTBOX_CLAIMED = 1, /* being filled in by its owner: nothing has been promised, so it blocks nobody; it is freed when
+                         * its owner dies */
     OUTBOX_SENDING = 2, /* its owner has it on the way to Redis */
     OUTBOX_QUEUED = 3,  /* nobody has: whoever holds the seat sends it */
 };
 
 /* Write down `count` hashes (or, with hashes NULL, one OUTBOX_CLEAR) of a partition, in state SENDING; ret_slots gets
- * their indexes.  False when there is no room, and nothing is written down: write down a clear of the partition instead,
- * for which room is always kept (so that call cannot fail).  With no slot left the clears of a partition share one, which
- * only the seat's holder ends: the adder may send its clear all the same, and another follows later. */
+ * their indexes.  False when there is no room, and nothing is written down: write down a clear of the partition
+ * instead, for which room is always kept (so that call cannot fail).  With no slot left the clears of a partition share
+ * one, which only the seat's holder ends: the adder may send its clear all the same, and another follows later. */
 bool control_outbox_add(struct control *control, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
                         uint16_t *ret_slots);
-/* Confirmed, and its fence is raised: free them (and remember the keys for `recent`); `position` 0: only free (it never had to
- * be sent).  Slots that are no longer this process's are left alone. */
+/* Confirmed, and its fence is raised: free them (and remember the keys for `recent`); `position` 0: only free (it never
+ * had to be sent).  Slots that are no longer this process's are left alone. */
 void control_outbox_done(struct control *control, const uint16_t *slots, uint32_t count, uint64_t position);
 /* Not confirmed: leave them for the seat's holder. */
 void control_outbox_queue(struct control *control, const uint16_t *slots, uint32_t count);
-/* Take up to `most` QUEUED entries of one kind and partition, and SENDING ones whose owner is dead, to send them (state SENDING,
- * owner self).  Returns how many; ret_hashes may be NULL for clears. */
+/* Take up to `most` QUEUED entries of one kind and partition, and SENDING ones whose owner is dead, to send them (state
+ * SENDING, owner self).  Returns how many; ret_hashes may be NULL for clears. */
 uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind,
                              uint32_t most, uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
-/* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed.  (A clear needs no
- * remembering: a new epoch begins with one.) */
+/* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed.  (A clear
+ * needs no remembering: a new epoch begins with one.) */
 uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms,
                                uint32_t most, uint8_t (*ret_hashes)[16]);
 /* How many wait (QUEUED, or orphaned), in all partitions or in one (UINT32_MAX: all). */
 uint32_t control_outbox_waiting(struct control *control, uint32_t partition);
 /* Is this key (or its partition, by a clear) in the outbox?  Called for each hit: one load when the outbox is empty. */
 bool control_outbox_pending_slow(const struct control *control, const struct key *key);
-/* Upper 48 bits: a version that every add raises; lower 16: 0 when nothing is in, else 1 + how many slots need looking at. */
+/* Upper 48 bits: a version that every add raises; lower 16: 0 when nothing is in, else 1 + how many slots need looking
+ * at. */
 const _Atomic uint64_t *control_outbox_word(const struct control *control);
 
 static inline bool control_outbox_pending(const struct control *control, const struct key *key)

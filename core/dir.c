@@ -4,9 +4,9 @@
  * Whoever can write into the directory can feed every process that serves from it, so it must be this user's alone.  A
  * symbolic link in its place is refused even when it leads to a good one: in /dev/shm anybody may have laid it.
  *
- * Bytes of the file `lock`: 0 the right to rearrange, 1 shared by whoever is in, and from 1024 on one for each that is in, at
- * its process id (a second open of the same process a whole range of ids further), for counting alone.  A lock of a
- * descriptor that nobody unlocks ends when the last copy of the descriptor is closed, in a forked child too.
+ * Bytes of the file `lock`: 0 the right to rearrange, 1 shared by whoever is in, and from 1024 on one for each that is
+ * in, at its process id (a second open of the same process a whole range of ids further), for counting alone.  A lock
+ * of a descriptor that nobody unlocks ends when the last copy of the descriptor is closed, in a forked child too.
  */
 #include <dir.h>
 
@@ -42,11 +42,11 @@ static freshet_result dir_check(int fd, const char *shown, struct stat *ret_st)
     if (fstat(fd, ret_st) != 0)
         return fail(FRESHET_EDIR, "%s cannot be examined: %s", shown, strerror(errno));
     if (ret_st->st_uid != geteuid())
-        return fail(FRESHET_EDIR, "%s belongs to user %u, not to user %u who opens it: name another directory, or chown this one",
-                    shown, (unsigned)ret_st->st_uid, (unsigned)geteuid());
+        return fail(FRESHET_EDIR, "%s belongs to user %u, not to user %u who opens it: name another directory, or "
+                    "chown this one", shown, (unsigned)ret_st->st_uid, (unsigned)geteuid());
     if (ret_st->st_mode & 077)
-        return fail(FRESHET_EDIR, "%s is open to others than its owner (mode %04o): chmod 700 it, or name another directory",
-                    shown, (unsigned)ret_st->st_mode & 07777);
+        return fail(FRESHET_EDIR, "%s is open to others than its owner (mode %04o): chmod 700 it, or name another "
+                    "directory", shown, (unsigned)ret_st->st_mode & 07777);
     return FRESHET_OK;
 }
 
@@ -59,7 +59,8 @@ static freshet_result dir_open_failed(int at, const char *name, const char *show
         return fail(FRESHET_EIO, "%s cannot be opened: %s", shown, strerror(error));
     if (fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         if (S_ISLNK(st.st_mode))
-            return fail(FRESHET_EDIR, "%s is a symbolic link, which is never followed: name the directory itself", shown);
+            return fail(FRESHET_EDIR, "%s is a symbolic link, which is never followed: name the directory itself",
+                        shown);
         if (!S_ISDIR(st.st_mode))
             return fail(FRESHET_EDIR, "%s is not a directory (mode %06o): move it away, or name another", shown,
                         (unsigned)st.st_mode);
@@ -143,8 +144,8 @@ static freshet_result dir_open_lock(struct dir *dir)
     if (fstat(dir->lock_fd, &st) != 0)
         return fail(FRESHET_EDIR, "%s/" DIR_LOCK " cannot be examined: %s", dir->path, strerror(errno));
     if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 077))
-        return fail(FRESHET_EDIR, "%s/" DIR_LOCK " (user %u, mode %06o) is not a plain file of user %u alone: remove it", dir->path,
-                    (unsigned)st.st_uid, (unsigned)st.st_mode, (unsigned)geteuid());
+        return fail(FRESHET_EDIR, "%s/" DIR_LOCK " (user %u, mode %06o) is not a plain file of user %u alone: "
+                    "remove it", dir->path, (unsigned)st.st_uid, (unsigned)st.st_mode, (unsigned)geteuid());
     dir->lock_ino = st.st_ino;
     return FRESHET_OK;
 }
@@ -174,7 +175,8 @@ freshet_result dir_open(struct dir *dir, const char *path, const char *name)
 
 /* ---- closing ---- */
 
-/* Is this descriptor still the file that we opened?  A host program may have closed it, and its number may be another's. */
+/* Is this descriptor still the file that we opened?  A host program may have closed it, and its number may be
+ * another's. */
 static bool dir_still(int fd, dev_t dev, ino_t ino)
 {
     struct stat st;
@@ -207,7 +209,7 @@ void dir_close(struct dir *dir)
 
 /* ---- locks ---- */
 
-/* Set a lock of ours on some bytes (F_RDLCK, F_WRLCK, F_UNLCK) without waiting; 0 or an errno, EAGAIN when it is taken. */
+/* Set a lock of ours on some bytes (F_RDLCK, F_WRLCK, F_UNLCK) without waiting; 0 or an errno, EAGAIN: taken. */
 static int dir_set(const struct dir *dir, short type, off_t start, off_t size)
 {
     struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = size};
@@ -225,7 +227,8 @@ static bool dir_held(const struct dir *dir, off_t start, off_t size, off_t *ret_
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = size};
 
-    if (!dir_still(dir->lock_fd, dir->dev, dir->lock_ino) || fcntl(dir->lock_fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK)
+    if (!dir_still(dir->lock_fd, dir->dev, dir->lock_ino) || fcntl(dir->lock_fd, F_OFD_GETLK, &lock) != 0 ||
+        lock.l_type == F_UNLCK)
         return false;
     *ret_at = lock.l_start < start ? start : lock.l_start;
     return true;
@@ -240,8 +243,8 @@ freshet_result dir_lock(struct dir *dir, int64_t deadline_ns)
         int64_t left_ns = deadline_ns - clock_boot_ns();
 
         if (left_ns <= 0)
-            return fail(FRESHET_EBUSY, "%s is being opened or closed by another process, which does not get done: is it "
-                        "stopped?", dir->path);
+            return fail(FRESHET_EBUSY, "%s is being opened or closed by another process, which does not get done: "
+                        "is it stopped?", dir->path);
         if (left_ns > pause_ns)
             left_ns = pause_ns;
         (void)nanosleep(&(struct timespec){.tv_nsec = (long)left_ns}, NULL);
@@ -283,8 +286,8 @@ bool dir_used(struct dir *dir)
     return dir_held(dir, LOCK_USED, 1, &at);
 }
 
-/* Count the others' bytes in [start, end): the system shows any one, so look to both sides of it.  Each takes one byte, and
- * no more are counted than could be. */
+/* Count the others' bytes in [start, end): the system shows any one, so look to both sides of it.  Each takes one byte,
+ * and no more are counted than could be. */
 static uint32_t dir_count_range(const struct dir *dir, off_t start, off_t end, uint32_t most)
 {
     uint32_t found = 0;

@@ -21,8 +21,8 @@ struct dir {
     char *path;    /* malloc'd */
 };
 
-/* Open `path` (NULL: the default for `name`), making it when absent, and check: a directory, no symlink, of this user, mode
- * without group and others.  For the default its parent /dev/shm/freshet-UID is made and checked alike. */
+/* Open `path` (NULL: the default for `name`), making it when absent, and check: a directory, no symlink, of this user,
+ * mode without group and others.  For the default its parent /dev/shm/freshet-UID is made and checked alike. */
 freshet_result dir_open(struct dir *dir, const char *path, const char *name);
 void dir_close(struct dir *dir);
 /* Hold the right to rearrange, waiting up to deadline_ns (CLOCK_BOOTTIME); FRESHET_EBUSY past it. */
@@ -35,10 +35,11 @@ void dir_leave(struct dir *dir);
 bool dir_used(struct dir *dir);
 /* How many are in, ourselves included. */
 uint32_t dir_count(struct dir *dir);
-/* Move the tier's files (control*, map*, outbox*) to `aside`, whose earlier content goes.  Under dir_lock, unused only. */
+/* Move the tier's files (control*, map*, outbox*) to `aside`, whose earlier content goes.  Under dir_lock, unused
+ * only. */
 freshet_result dir_set_aside(struct dir *dir);
-/* Child after fork, or descriptors closed behind our back: close what is still ours, by identity, and undo no lock, for the
- * parent's are the same.  `path` stays allocated: callers may have been handed it. */
+/* Child after fork, or descriptors closed behind our back: close what is still ours, by identity, and undo no lock, for
+ * the parent's are the same.  `path` stays allocated: callers may have been handed it. */
 void dir_abandon(struct dir *dir);
 bool dir_intact(const struct dir *dir); /* our descriptors are still our files */
 

@@ -2,8 +2,8 @@
  * evict.c - who leaves the tier: void, expired, or cold.
  * Asked by writer.c for each record that its hand comes to; knows nothing of LMDB.
  *
- * A record that leaves by mistake costs a miss, so nothing here needs care about the order of loads; whether a record may
- * be served is servable.c's business alone.
+ * A record that leaves by mistake costs a miss, so nothing here needs care about the order of loads; whether a record
+ * may be served is servable.c's business alone.
  */
 #include <evict.h>
 
@@ -14,13 +14,14 @@
 static bool evict_void(const struct record *record, const struct key *key, const struct control *control)
 {
     const struct control_part *part = &control->parts[key->partition];
+    const _Atomic uint64_t *fence = control_fence(control, key->partition, key->slot);
 
     if (record->kind != RECORD_VALUE && record->kind != RECORD_ABSENT)
         return true;
     return record->epoch != atomic_load_explicit(&part->epoch, memory_order_acquire) ||
            record->as_of < atomic_load_explicit(&part->floor, memory_order_acquire) ||
            record->born < atomic_load_explicit(&part->clear, memory_order_acquire) ||
-           record->as_of < atomic_load_explicit(control_fence(control, key->partition, key->slot), memory_order_acquire);
+           record->as_of < atomic_load_explicit(fence, memory_order_acquire);
 }
 
 enum evict_choice evict_choose(const struct record *record, const struct key *key, struct control *control,

@@ -43,8 +43,8 @@ const char *freshet_error(void)
     return log_sentence;
 }
 
-/* The callback, its argument and level belong together, but are three words.  Each call of freshet_log fills the next of
- * these, then says which it is; whoever reads looks whether it has been used again meanwhile. */
+/* The callback, its argument and level belong together, but are three words.  Each call of freshet_log fills the next
+ * of these, then says which it is; whoever reads looks whether it has been used again meanwhile. */
 static struct {
     _Atomic(freshet_log_fn) fn;
     void *_Atomic arg;

@@ -1,38 +1,39 @@
 /*
  * outbox.c - changes that Redis has not confirmed, in the control page, so that they survive any process.
  *
- * There is no count to leak: what is in the outbox is what its slots say.  A slot is one word and a hash.  The word holds
- * all that decides: state, kind, partition, and the owner, a process id with the process's start time (ids come again).
- * Every step is one compare-and-swap of that word, so after kill -9 at any instruction each slot is in one of these states:
+ * There is no count to leak: what is in the outbox is what its slots say.  A slot is one word and a hash.  The word
+ * holds all that decides: state, kind, partition, and the owner, a process id with the process's start time (ids come
+ * again).  Every step is one compare-and-swap of that word, so after kill -9 at any instruction each slot is in one of
+ * these states:
  *
- *   FREE -> CLAIMED    the adder has it, the hash is not all there.  Nothing has been promised: it hides no key, and when its
- *                      owner is dead it is simply freed.
- *   CLAIMED -> SENDING the hash is there.  The key is not served on this host from here on.  An owner that dies leaves an
- *                      orphan, which is taken like a queued one: an invalidation too many costs a miss.
+ *   FREE -> CLAIMED    the adder has it, the hash is not all there.  Nothing has been promised: it hides no key, and
+ *                      when its owner is dead it is simply freed.
+ *   CLAIMED -> SENDING the hash is there.  The key is not served on this host from here on.  An owner that dies leaves
+ *                      an orphan, which is taken like a queued one: an invalidation too many costs a miss.
  *   SENDING -> QUEUED  the owner gave up waiting; nobody owns it.
- *   QUEUED -> SENDING  the seat's holder sends it.  It reads the hash only now that the slot is its own, so a slot that was
- *                      freed and filled anew in between does no harm: it is then the new one that is sent.
+ *   QUEUED -> SENDING  the seat's holder sends it.  It reads the hash only now that the slot is its own, so a slot that
+ *                      was freed and filled anew in between does no harm: it is then the new one that is sent.
  *   SENDING -> FREE    confirmed.  The caller has raised the fence before; who sees the slot free sees the fence.
  *
  * The word at the page's start makes the empty case one load: lower half-word 0 when nothing is in, else 1 + how many
- * slots a reader must look at (the mark); above it a version.  An adder first claims, then raises mark and version in one
- * swap, then fills in.  Whoever finds the topmost slots free lowers the mark by swapping the word that it read *before* it
- * looked.  If an adder claimed a slot after that look, its version either came before the swap, which fails then, or comes
- * after it and raises the mark again: so the mark covers every slot of an adder that has got beyond its claim, and with it every
- * one that hides a key.  All of this is sequentially consistent: an adder may tell another process that its change is
- * queued by any road, and whoever has heard of it must find the mark up.
+ * slots a reader must look at (the mark); above it a version.  An adder first claims, then raises mark and version in
+ * one swap, then fills in.  Whoever finds the topmost slots free lowers the mark by swapping the word that it read
+ * *before* it looked.  If an adder claimed a slot after that look, its version either came before the swap, which fails
+ * then, or comes after it and raises the mark again: so the mark covers every slot of an adder that has got beyond its
+ * claim, and with it every one that hides a key.  All of this is sequentially consistent: an adder may tell another
+ * process that its change is queued by any road, and whoever has heard of it must find the mark up.
  *
  * A reader takes word, then hash, each an acquire, while the slot may change hands.  If it meets the hash of a later
  * owner, then the earlier one had been freed, and the fence, which the reader looks at next (servable.c), is up.
  *
  * The shared clears.  With all slots taken a change becomes a clear of its partition, which always has room: one word a
- * partition, {state, generation, owner}.  Many may add to it, and each of them must be followed by a clear that was sent
- * later than its adding.  So adding makes it QUEUED under a new generation, whatever it was; the sender takes it under a
- * new generation; and only the sender, with nothing added since, frees it.  An adder's own confirmation ends nothing: it
- * costs a second clear, in an emergency, and needs no counting of adders that may be dead.
+ * partition, {state, generation, owner}.  Many may add to it, and each of them must be followed by a clear that was
+ * sent later than its adding.  So adding makes it QUEUED under a new generation, whatever it was; the sender takes it
+ * under a new generation; and only the sender, with nothing added since, frees it.  An adder's own confirmation ends
+ * nothing: it costs a second clear, in an emergency, and needs no counting of adders that may be dead.
  *
- * The recent ring remembers confirmed keys: after a fail-over the new master may never have heard of them.  Its entries are
- * owned while they are written, like slots, so a stopped writer scribbles over nobody.
+ * The recent ring remembers confirmed keys: after a fail-over the new master may never have heard of them.  Its entries
+ * are owned while they are written, like slots, so a stopped writer scribbles over nobody.
  */
 #include <control.h>
 
@@ -72,7 +73,8 @@
 #define CLEAR_BASE CONTROL_OUTBOX_SLOTS
 #define MARK_MASK 0xffffu
 
-_Static_assert(CLEAR_BASE + FRESHET_PARTITIONS_MAX * (GENERATION_MASK + 1) - 1 <= UINT16_MAX, "a slot number has 16 bits");
+_Static_assert(CLEAR_BASE + FRESHET_PARTITIONS_MAX * (GENERATION_MASK + 1) - 1 <= UINT16_MAX,
+               "a slot number has 16 bits");
 _Static_assert(FRESHET_PARTITIONS_MAX <= 16, "a word has 4 bits for the partition");
 
 /* ---- owners ---- */

@@ -1,9 +1,10 @@
 /*
  * page.h - the control page as it lies in the file, for control.c and outbox.c alone.
  *
- *     head, 512 bytes, immutable | the host's words (struct control_page) | partitions | outbox | recent | fences | touched
+ *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | fences | touched
  *
- * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at first.
+ * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at
+ * first.
  */
 #ifndef CORE_PAGE_H
 #define CORE_PAGE_H

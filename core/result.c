@@ -18,7 +18,7 @@ static struct result_words result_words(freshet_result result)
     case FRESHET_STALE:
         return (struct result_words){"FRESHET_STALE", "served, though its bound could not be shown"};
     case FRESHET_QUEUED:
-        return (struct result_words){"FRESHET_QUEUED", "the change waits for Redis; its keys are not served until then"};
+        return (struct result_words){"FRESHET_QUEUED", "the change waits for Redis; its keys are not served so long"};
     case FRESHET_OUTDATED:
         return (struct result_words){"FRESHET_OUTDATED", "the source version is below the stored one"};
     case FRESHET_UNPROVEN:

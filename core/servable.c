@@ -1,8 +1,8 @@
 /*
  * servable.c - may this answer be served now?  Pure over record, page and clock; servable.h tells the order and why.
  *
- * A proof from the future can only be a damaged page, or two processors' clocks a hair apart.  The hair counts as age 0,
- * more as no proof at all: such a word would otherwise keep everything fresh for ever.
+ * A proof from the future can only be a damaged page, or two processors' clocks a hair apart.  The hair counts as age
+ * 0, more as no proof at all: such a word would otherwise keep everything fresh for ever.
  */
 #include <servable.h>
 

@@ -27,7 +27,8 @@ struct judgement {
     int64_t age_ns;   /* of the proof; 0 without a fleet; -1 when there is none */
 };
 
-/* `proof_ns`: CLOCK_BOOTTIME of asking when the answer came from Redis's master itself, else 0: the page's proven-at. */
+/* `proof_ns`: CLOCK_BOOTTIME of asking when the answer came from Redis's master itself, else 0: the page's
+ * proven-at. */
 enum verdict servable(const struct record *record, const struct control *control, const struct key *key,
                       int64_t bound_ns, int64_t proof_ns, struct judgement *ret_judgement);
 /* "" , "epoch", "floor", "fence", "pending", "clear", "expired", "age" */

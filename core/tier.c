@@ -5,10 +5,10 @@
  * A read is renew, get, check, copy, reset on a transaction that the process keeps: no lock, no system call, no memory.
  * Nothing of the map is lent out, since one forgetful borrower would pin every page freed after his snapshot.
  *
- * LMDB trusts its file and its descriptors; we do not.  The file's first pages are checked before LMDB sees them, since it
- * answers nonsense with abort(); the file is stretched to the map's size, so that no page of the mapping lies
- * beyond its end (SIGBUS); and before each commit the descriptors are compared with the files that they were, because a host
- * program that closes what it does not know would have LMDB write pages into whatever got the number next.
+ * LMDB trusts its file and its descriptors; we do not.  The file's first pages are checked before LMDB sees them,
+ * since it answers nonsense with abort(); the file is stretched to the map's size, so that no page of the mapping lies
+ * beyond its end (SIGBUS); and before each commit the descriptors are compared with the files that they were, because
+ * a host program that closes what it does not know would have LMDB write pages into whatever got the number next.
  *
  * No WRITEMAP: the host program has the map read-only, and a full file system is an error of a commit.
  */
@@ -239,7 +239,8 @@ struct meta_page {
 
 static bool meta_db_sane(const struct meta_db *db, uint16_t flags, size_t last_page)
 {
-    return (db->flags & META_SHAPE_FLAGS) == flags && db->depth < 32 && (db->root == META_NO_ROOT || (db->root > 1 && db->root <= last_page));
+    return (db->flags & META_SHAPE_FLAGS) == flags && db->depth < 32 &&
+           (db->root == META_NO_ROOT || (db->root > 1 && db->root <= last_page));
 }
 
 static bool meta_sane(const struct meta_page *meta, size_t number, uint64_t map_size)
@@ -313,8 +314,8 @@ static freshet_result tier_check_file(const char *path, const char *lock_path, u
     return fail(FRESHET_EIO, "%s cannot be used: %s", path, fault);
 }
 
-/* The map that this very process saw fail goes, with its lock file.  Siblings see by the link count that theirs is no longer
- * the directory's, and follow; until then each judges what it reads by the control page, as ever. */
+/* The map that this very process saw fail goes, with its lock file.  Siblings see by the link count that theirs is
+ * no longer the directory's, and follow; until then each judges what it reads by the control page, as ever. */
 static void tier_unlink_condemned(const char *path, const char *lock_path, uint64_t generation)
 {
     struct stat st;
@@ -383,8 +384,8 @@ static int tier_count_slot(const char *line, void *arg)
     return 0;
 }
 
-/* Slots with our own process id, right after opening, were left by a dead namesake (a container's pid 1, say).  LMDB's own check
- * takes them for ours; closing clears them, once a transaction has made it count the slots. */
+/* Slots with our own process id, right after opening, were left by a dead namesake (a container's pid 1, say).
+ * LMDB's own check takes them for ours; closing clears them, once a transaction has made it count the slots. */
 static int tier_purge_namesakes(struct tier *tier, const char *path)
 {
     struct slot_count count = {.own = getpid()};
@@ -452,8 +453,9 @@ static freshet_result tier_open_env(struct tier *tier, const char *path, const c
         return FRESHET_OK;
 failed:
     if (rc == EAGAIN)
-        return fail(FRESHET_EIO, "%s: another process with this one's id uses it: give the containers that share it one "
-                                 "PID namespace", path);
+        return fail(FRESHET_EIO,
+                    "%s: a process with this one's id uses it: give the containers that share it one PID namespace",
+                    path);
     *ret_damaged = rc == MDB_INVALID || rc == MDB_VERSION_MISMATCH || rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND ||
                    rc == MDB_INCOMPATIBLE;
     return tier_result(tier, rc, "opening the map");
@@ -618,8 +620,8 @@ static freshet_result reader_begin(struct tier *tier, struct tier_reader **ret_r
     return tier_result(tier, rc, "beginning to read");
 }
 
-/* A pooled transaction would not go on.  A slot that is not ours any more must not be written to, as ending the transaction
- * would: that little memory is left. */
+/* A pooled transaction would not go on.  A slot that is not ours any more must not be written to, as ending the
+ * transaction would: that little memory is left. */
 static freshet_result reader_refused(struct tier *tier, struct tier_reader *reader, int rc,
                                      struct tier_reader **ret_reader)
 {
@@ -881,8 +883,8 @@ static freshet_result each_take(struct each_batch *batch, struct tier *tier, str
     return FRESHET_OK;
 }
 
-/* Fill the batch from `next` on, in one snapshot.  The next head is found by its hash: rows of a large record in between are
- * stepped over. */
+/* Fill the batch from `next` on, in one snapshot.  The next head is found by its hash: rows of a large record in
+ * between are stepped over. */
 static freshet_result each_fill(struct each_batch *batch, struct tier *tier, struct tier_reader *reader)
 {
     freshet_result result = reader_cursor(tier, reader);
@@ -1177,9 +1179,9 @@ freshet_result tier_tick(struct tier_txn *txn)
 
 /* ---- how full ---- */
 
-/* Pages of the two meta pages and of both trees.  What is neither in use nor beyond the last page ever used stands in the
- * free list; of that, pages freed by the last commit or since the oldest reader's snapshot cannot be had yet, which this
- * figure does not show: the writer's high-water mark leaves room for them. */
+/* Pages of the two meta pages and of both trees.  What is neither in use nor beyond the last page ever used stands
+ * in the free list; of that, pages freed by the last commit or since the oldest reader's snapshot cannot be had yet,
+ * which this figure does not show: the writer's high-water mark leaves room for them. */
 static uint64_t pages_in_use(MDB_txn *txn, MDB_dbi dbi, uint64_t *ret_rows)
 {
     MDB_stat rows = {0}, list = {0};

@@ -17,27 +17,28 @@
 
 struct tier;
 
-/* Open (or make) the map `map-GENERATION` in the directory; `limit`: the greatest key + value that any record may have.
- * Under dir_lock.  A map that LMDB refuses or that is damaged is FRESHET_EIO with *ret_damaged set: set it aside and try
- * again.  A map that this process found damaged while it was open is unlinked and begun anew here. */
+/* Open (or make) the map `map-GENERATION` in the directory; `limit`: the greatest key + value that any record may
+ * have.  Under dir_lock.  A map that LMDB refuses or that is damaged is FRESHET_EIO with *ret_damaged set: set it
+ * aside and try again.  A map that this process found damaged while it was open is unlinked and begun anew here. */
 freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation, uint64_t map_size,
                          uint64_t limit, bool *ret_damaged);
 /* No other thread may be in the tier.  NULL is welcome. */
 void tier_close(struct tier *tier);
 /* Child after fork, or descriptors gone: close only the descriptors that are still the tier's files, leak the rest. */
 void tier_abandon(struct tier *tier);
-/* The descriptors are still the tier's files (a host program may have closed them), the map is still the directory's, and
- * LMDB has not failed for good.  False: abandon it and open it again. */
+/* The descriptors are still the tier's files (a host program may have closed them), the map is still the
+ * directory's, and LMDB has not failed for good.  False: abandon it and open it again. */
 bool tier_intact(const struct tier *tier);
 
 /* ---- readers: any thread, no lock, no system call ---- */
 
-/* Copy the record of `key` out: its head to *ret_record, its value to *buf (NULL: head only).  FRESHET_OK, FRESHET_MISS (none, or
- * another key of the same hash, or damaged: *ret_record is then untouched, *buf empty), FRESHET_ENOMEM, FRESHET_EIO. */
+/* Copy the record of `key` out: its head to *ret_record, its value to *buf (NULL: head only).  FRESHET_OK,
+ * FRESHET_MISS (none, or another key of the same hash, or damaged: *ret_record is then untouched, *buf empty),
+ * FRESHET_ENOMEM, FRESHET_EIO. */
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf);
 
-/* Walk all heads, renewing the snapshot as it goes; none is held during a call.  `key_bytes`, valid during the call, is the
- * full key. */
+/* Walk all heads, renewing the snapshot as it goes; none is held during a call.  `key_bytes`, valid during the call,
+ * is the full key. */
 typedef bool (*tier_each_fn)(const uint8_t hash[16], const struct record *record, const void *key_bytes, void *arg);
 freshet_result tier_each(struct tier *tier, tier_each_fn fn, void *arg);
 
@@ -54,8 +55,8 @@ void tier_drop(struct tier_txn *txn); /* abort; NULL is welcome */
 freshet_result tier_peek(struct tier_txn *txn, const uint8_t hash[16], struct record *ret_record);
 freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value);
 freshet_result tier_delete(struct tier_txn *txn, const uint8_t hash[16]);
-/* From the first head at or after `hash` on: up to `most` heads with their hashes, in order; fewer at the end.  Where rows
- * are damaged the record is all zero (kind 0): delete it. */
+/* From the first head at or after `hash` on: up to `most` heads with their hashes, in order; fewer at the end.
+ * Where rows are damaged the record is all zero (kind 0): delete it. */
 freshet_result tier_scan(struct tier_txn *txn, const uint8_t hash[16], uint32_t most,
                          uint8_t (*ret_hashes)[16], struct record *ret_records, uint32_t *ret_count);
 /* Give the transaction something to commit: LMDB hands out freed pages again two commits later. */

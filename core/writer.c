@@ -6,8 +6,8 @@
  * LMDB copies every page that it changes and hands out a freed page again two commits later at the earliest, so a
  * batch also ends when it may have changed a quarter of the free pages, and stays far from the end of the map.
  *
- * The map is kept below its high-water mark inside the batches themselves: each deletes what it added too much.  Where LMDB finds
- * no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
+ * The map is kept below its high-water mark inside the batches themselves: each deletes what it added too much.  Where
+ * LMDB finds no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
  * is made in small transactions, the batch tried once more, and then given up: a fill that is lost costs a fetch.
  */
 #include <writer.h>
@@ -92,8 +92,9 @@ static void tally_count(struct control *control, const struct tally *tally)
         enum control_counter counter;
         uint64_t n;
     } counts[] = {
-        {COUNT_FILLS, tally->fills},         {COUNT_FILLS_REFUSED, tally->refused}, {COUNT_FILLS_DROPPED, tally->dropped},
-        {COUNT_EVICTIONS, tally->evictions}, {COUNT_VOIDS, tally->voids},           {COUNT_EXPIRED, tally->expired},
+        {COUNT_FILLS, tally->fills},           {COUNT_FILLS_REFUSED, tally->refused},
+        {COUNT_FILLS_DROPPED, tally->dropped}, {COUNT_EVICTIONS, tally->evictions},
+        {COUNT_VOIDS, tally->voids},           {COUNT_EXPIRED, tally->expired},
     };
 
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
@@ -175,8 +176,9 @@ static uint64_t writer_excess(struct writer *w, struct tier_txn *txn, uint64_t m
     return evict_excess(used + more, pages);
 }
 
-/* LMDB found no page below the mark: a full file system, or somebody's old snapshot.  Live within what there is; the room grows
- * again, slowly (writer_housekeep).  Not oftener than now and then: under a snapshot no deletion frees anything. */
+/* LMDB found no page below the mark: a full file system, or somebody's old snapshot.  Live within what there is; the
+ * room grows again, slowly (writer_housekeep).  Not oftener than now and then: under a snapshot no deletion frees
+ * anything. */
 static void writer_shrink(struct writer *w)
 {
     struct tier_txn *txn;
@@ -300,8 +302,8 @@ static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const s
     return result;
 }
 
-/* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked at, all of
- * them written or none. */
+/* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked
+ * at, all of them written or none. */
 static freshet_result writer_attempt(struct writer *w, const struct item *item, uint32_t most, uint32_t *ret_taken)
 {
     struct tally tally = {0};
@@ -333,8 +335,8 @@ failed:
     return result;
 }
 
-/* Write the first fills of a list, as many as one transaction takes; when there is no room, once more after room was made.
- * How many are done with, written or not. */
+/* Write the first fills of a list, as many as one transaction takes; when there is no room, once more after room was
+ * made.  How many are done with, written or not. */
 static uint32_t writer_write_some(struct writer *w, const struct item *item, uint32_t count)
 {
     uint32_t taken;

@@ -14,20 +14,22 @@
 struct writer;
 
 freshet_result writer_open(struct writer **ret_writer, struct control *control, struct tier *tier);
-/* Write what is queued, end the thread (waits at most two seconds for a lock that a stopped sibling holds, then leaves the
- * thread behind and leaks what it uses: *ret_left true, neither tier nor control page may then be closed). */
+/* Write what is queued, end the thread (waits at most two seconds for a lock that a stopped sibling holds, then
+ * leaves the thread behind and leaks what it uses: *ret_left true, neither tier nor control page may then be
+ * closed). */
 void writer_close(struct writer *writer, bool *ret_left);
 /* Child after fork: the thread is not there; leak. */
 void writer_abandon(struct writer *writer);
 
-/* Hand over a copy.  `ret_ticket` (may be NULL) can be waited for.  FRESHET_OK, FRESHET_MISS when dropped (counted), or FRESHET_ENOMEM. */
+/* Hand over a copy.  `ret_ticket` (may be NULL) can be waited for.  FRESHET_OK, FRESHET_MISS when dropped (counted),
+ * or FRESHET_ENOMEM. */
 freshet_result writer_fill(struct writer *writer, const struct key *key, const struct record *record,
                            const void *value, uint64_t *ret_ticket);
 /* Wait until everything up to `ticket` (UINT64_MAX: all handed over so far) was written or dropped: FRESHET_OK, or
  * FRESHET_ETIMEOUT at deadline_ns (CLOCK_BOOTTIME). */
 freshet_result writer_wait(struct writer *writer, uint64_t ticket, int64_t deadline_ns);
-/* The map's descriptors were closed behind our back, or LMDB has failed for good: set by the thread, which drops what is
- * queued and ends; read by host.c, which re-opens. */
+/* The map's descriptors were closed behind our back, or LMDB has failed for good: set by the thread, which drops
+ * what is queued and ends; read by host.c, which re-opens. */
 bool writer_broken(const struct writer *writer);
 
 #endif

@@ -4,12 +4,12 @@
     protocol_test.py                      check the page's test vectors
     protocol_test.py --print-vectors      print them as the page should have them
     protocol_test.py --socket S --name N --keyring F --expect-key KEY --expect-value VALUE
-                                          ... and then listen to a live cache: subscribe, print READY, wait for the frame
-                                          that names KEY, verify and decode it, find it in the log, and open the
-                                          sealed record of KEY, which must hold VALUE
+                                          ... and then listen to a live cache: subscribe, print READY, wait for
+                                          the frame that names KEY, verify and decode it, find it in the log, and
+                                          open the sealed record of KEY, which must hold VALUE
 
-No code of the library's is used: SipHash is written out below, Ed25519, XChaCha20-Poly1305 and BLAKE2b come from PyNaCl,
-Redis is spoken to over a plain socket.  Exit status 0: all as the page says; 1: not; 2: bad usage.
+No code of the library's is used: SipHash is written out below, Ed25519 and XChaCha20-Poly1305 come from PyNaCl, BLAKE2b
+from the standard library, and Redis is spoken to over a plain socket.  Exit status 0: all as the page says; 1: not; 2: bad usage.
 """
 import argparse
 import hashlib
@@ -190,7 +190,8 @@ def vectors():
     ad = additional_data(1, key_id(value_key), version, writer, 42, expiry, cache, key)
     absent_ad = additional_data(2, key_id(value_key), version, writer, 0, 0, cache, key)
     sealed, absent = seal(value, ad, value_key, nonce), seal(b"", absent_ad, value_key, nonce)
-    record = b"FR\1\1" + struct.pack(">QQQQQQQ", position, version, writer, 42, expiry, version, 42) + bytes(40) + sealed
+    record = (b"FR\1\1" + struct.pack(">QQQQQQQ", position, version, writer, 42, expiry, version, 42)
+              + bytes(40) + sealed)
     head = (b"FH\1\0" + epoch + b"0123456789abcdef0123456789abcdef01234567"
             + struct.pack(">QQQIHH", position, position - 1, 0, 500, 1, 0) + bytes(range(16))
             + struct.pack(">QQQQ", position - 1, version, 0, version))
@@ -232,8 +233,9 @@ def check_page():
     for name, data in computed.items():
         expect(bytes.fromhex(on_page[name]) == data, f"the vector '{name}'")
     public, ad = computed["public key"], computed["additional data"]
-    expect(verify(computed["signed message"], {key_id(public): public}) == computed["body"], "the signed vector verifies")
-    expect(unseal(computed["sealed"], ad, computed["value key"]) == computed["value"], "the sealed vector opens")
+    verified = verify(computed["signed message"], {key_id(public): public})
+    expect(verified == computed["body"], "a signed vector that verifies")
+    expect(unseal(computed["sealed"], ad, computed["value key"]) == computed["value"], "a sealed vector that opens")
     # The reference implementation's own vector: key 00..0f, data 00..0e.
     expect(siphash128(bytes(range(16)), bytes(range(15))).hex() == "5493e99933b0a8117e08ec0f97cfc3d9", "SipHash itself")
 
@@ -359,7 +361,7 @@ def check_live(options):
     expect(head["epoch"] == epoch and head["position"] >= position, "epoch and position in the head")
     expect(head["partitions"] == options.partitions, "partitions in the head")
     check_record(record, head, name, key, value, values)
-    print(f"verified: {frame['kind']} at {position}, {len(frame['hashes'])} key(s), and the record of {options.expect_key}")
+    print(f"verified: {frame['kind']} at {position}, {len(frame['hashes'])} key(s); record of {options.expect_key}")
 
 
 def main():
@@ -383,7 +385,8 @@ def main():
         if options.socket:
             check_live(options)
     except (Wrong, OSError, ValueError, struct.error, exceptions.CryptoError) as error:
-        print(f"protocol_test: expected {error}" if isinstance(error, Wrong) else f"protocol_test: {error!r}", file=sys.stderr)
+        what = f"expected {error}" if isinstance(error, Wrong) else repr(error)
+        print(f"protocol_test: {what}", file=sys.stderr)
         return 1
     return 0
 

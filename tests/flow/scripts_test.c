@@ -22,9 +22,9 @@
 /* ---- a conversation ------------------------------------------------------------------------------------------ */
 
 struct reply {
-    char type;           /* '+' '-' ':' '$' '*'; '0': nil */
-    char *text;          /* NUL-terminated */
-    size_t size;         /* bytes, or items */
+    char type;   /* '+' '-' ':' '$' '*'; '0': nil */
+    char *text;  /* NUL-terminated */
+    size_t size; /* bytes, or items */
     struct reply *items;
 };
 
@@ -53,7 +53,8 @@ static int wire_open(void)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", server.socket);
+    EXPECT(strlen(server.socket) < sizeof address.sun_path);
+    strcpy(address.sun_path, server.socket);
     EXPECT(fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0);
     return fd;
 }
@@ -177,13 +178,13 @@ static struct reply ask(const char *first, ...)
 
 /* ---- the calls ----------------------------------------------------------------------------------------------- */
 
-#define PREFIX "freshet:{t:0}:"
-#define HEAD PREFIX "head"
-#define LOG PREFIX "log"
-#define HOSTS PREFIX "hosts"
-#define RECORD PREFIX "record:"
+#define PREFIX  "freshet:{t:0}:"
+#define HEAD    PREFIX "head"
+#define LOG     PREFIX "log"
+#define HOSTS   PREFIX "hosts"
+#define RECORD  PREFIX "record:"
 #define CHANNEL PREFIX "frames"
-#define LEAP (UINT64_C(1) << 32)
+#define LEAP    (UINT64_C(1) << 32)
 
 static void put64(uint8_t *to, uint64_t value)
 {
@@ -398,12 +399,12 @@ static bool says(const struct reply *reply, const char *status)
     return reply->type == '*' && reply->size > 0 && strcmp(reply->items[0].text, status) == 0;
 }
 
-#define EXPECT_SAYS(call, status)                                                                 \
-    do {                                                                                          \
-        const struct reply got_ = (call);                                                         \
-        if (!says(&got_, status))                                                                 \
-            fprintf(stderr, "said: %s\n", got_.type == '*' ? got_.items[0].text : got_.text);     \
-        EXPECT(says(&got_, status));                                                              \
+#define EXPECT_SAYS(call, status)                                                                                      \
+    do {                                                                                                               \
+        const struct reply got_ = (call);                                                                              \
+        if (!says(&got_, status))                                                                                      \
+            fprintf(stderr, "said: %s\n", got_.type == '*' ? got_.items[0].text : got_.text);                          \
+        EXPECT(says(&got_, status));                                                                                   \
     } while (0)
 
 static uint64_t epoch_of(struct reply reply)
@@ -599,11 +600,21 @@ TEST(every_script_begins_the_epoch_when_it_is_first)
         before = head();
         EXPECT(ask("DEBUG", "CHANGE-REPL-ID", NULL).type == '+');
         switch (i) {
-        case 0: reply = invalidate(some[0]); break;
-        case 1: reply = clear(); break;
-        case 2: reply = put(some[0], 0); break;
-        case 3: reply = ticket_as(context(), some[0], 100); break;
-        default: reply = fill(&holder, some[0], 0); break;
+        case 0:
+            reply = invalidate(some[0]);
+            break;
+        case 1:
+            reply = clear();
+            break;
+        case 2:
+            reply = put(some[0], 0);
+            break;
+        case 3:
+            reply = ticket_as(context(), some[0], 100);
+            break;
+        default:
+            reply = fill(&holder, some[0], 0);
+            break;
         }
         EXPECT(says(&reply, i < 3 ? "OK" : i == 3 ? "TICKET" : "REFUSED"));
         EXPECT(epoch_of(reply) != before.epoch && position_of(reply) >= before.position + LEAP);
@@ -687,8 +698,14 @@ TEST(an_unbelievable_hint_is_ignored)
 
 TEST(a_garbled_head_is_replaced)
 {
-    static const struct { const char *at; uint64_t value; } spoils[] = {
-        {"0", 0}, {"52", UINT64_MAX}, {"52", (UINT64_C(1) << 53) - 1}, {"60", (UINT64_C(1) << 53) - 1},
+    static const struct {
+        const char *at;
+        uint64_t value;
+    } spoils[] = {
+        {"0", 0},
+        {"52", UINT64_MAX},
+        {"52", (UINT64_C(1) << 53) - 1},
+        {"60", (UINT64_C(1) << 53) - 1},
         {"132", 0} /* too long */,
     };
     uint64_t last = 0;
@@ -827,7 +844,8 @@ TEST(a_put_is_stored_as_it_came)
     EXPECT_SAYS(reply, "OK");
     got = record(some[0]);
     EXPECT(got.state == STORED_VALUE && got.born == position_of(reply) && got.changed_us == number_of(reply, 3));
-    EXPECT(got.version == 0xffffffffffffff01 && got.writer == 0xfeed && got.source_version == 7 && got.source_seen == 7);
+    EXPECT(got.version == 0xffffffffffffff01 && got.writer == 0xfeed && got.source_version == 7 &&
+           got.source_seen == 7);
     EXPECT(got.expiry_us == what.expiry_us && got.sealed_size == 256 && memcmp(got.sealed, sealed, 256) == 0);
     EXPECT(pttl(some[0]) > 50000 && pttl(some[0]) <= 60000);
     reply = ticket_as(context(), some[0], 100);
@@ -975,12 +993,24 @@ TEST(a_ticket_is_broken_by_whatever_happens)
         EXPECT_SAYS(invalidate(some[0]), "OK");
         EXPECT_SAYS(ticket_as(holder, some[0], 60000), "TICKET");
         switch (what) {
-        case CHANGE: EXPECT_SAYS(change(context(), 3, some, 0, 0), "OK"); break;
-        case PUT: EXPECT_SAYS(put(some[0], 0), "OK"); break;
-        case CLEAR: EXPECT_SAYS(clear(), "OK"); break;
-        case ROTATION: EXPECT(ask("DEBUG", "CHANGE-REPL-ID", NULL).type == '+'); break;
-        case LOST: EXPECT(ask("DEL", some[0], NULL).type == ':'); break;
-        default: EXPECT_SAYS(give_back(&holder, some[0]), "OK"); break;
+        case CHANGE:
+            EXPECT_SAYS(change(context(), 3, some, 0, 0), "OK");
+            break;
+        case PUT:
+            EXPECT_SAYS(put(some[0], 0), "OK");
+            break;
+        case CLEAR:
+            EXPECT_SAYS(clear(), "OK");
+            break;
+        case ROTATION:
+            EXPECT(ask("DEBUG", "CHANGE-REPL-ID", NULL).type == '+');
+            break;
+        case LOST:
+            EXPECT(ask("DEL", some[0], NULL).type == ':');
+            break;
+        default:
+            EXPECT_SAYS(give_back(&holder, some[0]), "OK");
+            break;
         }
         EXPECT_SAYS(fill(&holder, some[0], 0), "REFUSED");
         EXPECT_SAYS(give_back(&holder, some[0]), "REFUSED");
@@ -1127,11 +1157,21 @@ static void expect_gives_way(const char *place, int kind, int call)
     before = head();
     seat_stranger(place, kind);
     switch (call) {
-    case 0: reply = invalidate(some[0]); break;
-    case 1: reply = clear(); break;
-    case 2: reply = put(some[0], 1); break;
-    case 3: reply = ticket_as(holder, some[0], 5000); break;
-    default: reply = report(before.epoch, before.position - 1, 10); break;
+    case 0:
+        reply = invalidate(some[0]);
+        break;
+    case 1:
+        reply = clear();
+        break;
+    case 2:
+        reply = put(some[0], 1);
+        break;
+    case 3:
+        reply = ticket_as(holder, some[0], 5000);
+        break;
+    default:
+        reply = report(before.epoch, before.position - 1, 10);
+        break;
     }
     EXPECT(says(&reply, call == 3 ? "TICKET" : "OK"));
     EXPECT_SAYS(report(0, 0, 10), "OK");

@@ -50,7 +50,7 @@ static void expect_new_history(struct scene *scene, int64_t confirmed_ns)
     EXPECT(b.position > scene->before.position && a.position >= b.applied && b.adoptions >= 1);
     EXPECT(test_until(stats_of(scene->b).applied >= a.position, 10000));
     EXPECT(stats_of(scene->b).floor > scene->before.position);
-    EXPECT_EQ(host_peek(scene->b, "other", NULL, 0), FRESHET_MISS); /* of the ended history */
+    EXPECT_EQ(host_get(scene->b, "other", NULL, 0), FRESHET_MISS); /* of the ended history, in the tier and in Redis */
     freshet_close(scene->a);
     freshet_close(scene->b);
     redis_stop(&scene->redis);

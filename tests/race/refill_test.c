@@ -183,6 +183,26 @@ TEST(a_load_from_before_a_change_is_not_joined_after_it)
     end(&scene);
 }
 
+/* Who waits for another's load when the change comes and returns gets nothing from before it either (P3). */
+TEST(a_load_that_is_joined_and_then_overtaken_is_no_answer_for_who_joined)
+{
+    struct scene scene;
+    struct call second;
+
+    begin(&scene, "old");
+    call_begin(&second, scene.a, KEY, &scene.row);
+    EXPECT(!test_until(scene.row.reads > 1, 100)); /* it waits for the first */
+    scene.row.value = "new";
+    EXPECT_EQ(host_invalidate(scene.a, KEY), FRESHET_OK);
+    sem_post(&scene.row.go);
+    sem_post(&scene.row.go);
+    EXPECT_EQ(call_end(&second), FRESHET_OK);
+    EXPECT(strcmp(second.got, "new") == 0);
+    call_end(&scene.load);
+    EXPECT(!gets_that(scene.a, KEY, "old") && !gets_that(scene.b, KEY, "old"));
+    end(&scene);
+}
+
 TEST(an_undisturbed_load_is_called_once_for_all_who_ask)
 {
     struct scene scene;

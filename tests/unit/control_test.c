@@ -1,5 +1,5 @@
-/* control_test.c - the control page: its file is believed in nothing unchecked; its words never fall; no proof crosses a
- * rotation. */
+/* control_test.c - the control page: its file is believed in nothing unchecked; its words never fall; no proof crosses
+ * a rotation. */
 #include <bytes.h>
 #include <clock.h>
 #include <control.h>

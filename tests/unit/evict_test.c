@@ -9,7 +9,8 @@
 
 static void page_make(struct control *control)
 {
-    const struct control_shape shape = {.name = "evict", .tier_size = 1 << 20, .partitions = 2, .max_staleness_ms = 500};
+    const struct control_shape shape = {
+        .name = "evict", .tier_size = 1 << 20, .partitions = 2, .max_staleness_ms = 500};
     int dirfd = open(fresh_dir(), O_RDONLY | O_DIRECTORY);
 
     EXPECT(dirfd >= 0);
@@ -19,7 +20,8 @@ static void page_make(struct control *control)
 
 static struct record record_at(uint64_t as_of, uint64_t born)
 {
-    return (struct record){.kind = RECORD_VALUE, .as_of = as_of, .born = born, .expires_ns = RECORD_NEVER, .key_size = 1};
+    return (struct record){
+        .kind = RECORD_VALUE, .as_of = as_of, .born = born, .expires_ns = RECORD_NEVER, .key_size = 1};
 }
 
 TEST(a_record_that_the_history_has_passed_is_void)

@@ -8,8 +8,13 @@ static uint8_t page_hashes[2][16];
 /* The page's frame, from its meaning. */
 static struct frame page_frame(void)
 {
-    struct frame frame = {.kind = FRAME_INVALIDATE, .version = 1750000000000000, .writer = 0x1122334455667788,
-                          .counter = 7, .source_version = 42, .count = 2, .hashes = (const uint8_t(*)[16])page_hashes};
+    struct frame frame = {.kind = FRAME_INVALIDATE,
+                          .version = 1750000000000000,
+                          .writer = 0x1122334455667788,
+                          .counter = 7,
+                          .source_version = 42,
+                          .count = 2,
+                          .hashes = (const uint8_t(*)[16])page_hashes};
 
     remote_hash("orders", "orders", 6, frame.cache);
     remote_hash("orders", "customer:1", 10, page_hashes[0]);
@@ -19,7 +24,8 @@ static struct frame page_frame(void)
 
 TEST(names_hash_as_the_page_says)
 {
-    struct vector cache = vector_of("cache hash"), key = vector_of("key hash"), partition = vector_of("partition of 16");
+    struct vector cache = vector_of("cache hash"), key = vector_of("key hash"),
+                  partition = vector_of("partition of 16");
     uint8_t hash[16];
 
     remote_hash("orders", "orders", 6, hash);
@@ -98,7 +104,10 @@ TEST(a_garbled_frame_is_refused)
 {
     struct vector body = vector_of("body");
     struct frame frame;
-    static const struct { size_t at; uint8_t value; } spoils[] = {
+    static const struct {
+        size_t at;
+        uint8_t value;
+    } spoils[] = {
         {0, 0}, {0, 2}, {1, 0}, {1, 4}, {1, FRAME_CLEAR}, {53, 0}, {53, 1}, {53, 3}, {52, 4}, {54, 1}, {55, 1},
     };
 

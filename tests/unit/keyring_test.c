@@ -6,10 +6,10 @@
 #include <sys/stat.h>
 #include <vectors.h>
 
-#define SEED "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-#define SIGN "sign 9d24e2eeaf27c2a0 " SEED "\n"
-#define OWN "trust 9d24e2eeaf27c2a0 03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8\n"
-#define KEY "404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f"
+#define SEED  "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+#define SIGN  "sign 9d24e2eeaf27c2a0 " SEED "\n"
+#define OWN   "trust 9d24e2eeaf27c2a0 03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8\n"
+#define KEY   "404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f"
 #define VALUE "value 62093cd92cefd1bc " KEY "\n"
 #define FIRST "freshet keyring 1\n"
 
@@ -196,7 +196,8 @@ TEST(a_keyring_made_like_another_trusts_it_and_is_trusted)
     EXPECT(lstat(first, &stat_) == 0 && (stat_.st_mode & 07777) == 0400);
     EXPECT(keyring_open(&a, first) == FRESHET_OK && keyring_open(&b, second) == FRESHET_OK);
     EXPECT(keyring_open(&c, third) == FRESHET_OK);
-    EXPECT(keyring_sign_key(a, &a_id, secret) && keyring_sign_key(b, &b_id, secret) && keyring_sign_key(c, &c_id, secret));
+    EXPECT(keyring_sign_key(a, &a_id, secret) && keyring_sign_key(b, &b_id, secret) &&
+           keyring_sign_key(c, &c_id, secret));
     EXPECT(a_id != b_id && b_id != c_id);
     EXPECT(keyring_trusted(a, b_id, key) && keyring_trusted(b, a_id, key) && keyring_trusted(b, c_id, key));
     EXPECT(keyring_trusted(c, a_id, key) && !keyring_trusted(a, c_id, key));

@@ -66,7 +66,8 @@ static size_t write_back(const struct resp *reply, char *out)
     case RESP_STATUS:
     case RESP_ERROR:
         EXPECT(reply->text[reply->size] == '\0');
-        return (size_t)sprintf(out, "%c%.*s\r\n", reply->type == RESP_STATUS ? '+' : '-', (int)reply->size, reply->text);
+        return (size_t)sprintf(out, "%c%.*s\r\n", reply->type == RESP_STATUS ? '+' : '-', (int)reply->size,
+                               reply->text);
     case RESP_INTEGER:
         return (size_t)sprintf(out, ":%lld\r\n", reply->integer);
     case RESP_NIL:
@@ -81,11 +82,12 @@ static size_t write_back(const struct resp *reply, char *out)
 }
 
 /* A conversation with all that there is in it. */
-static const char sample[] = "+OK\r\n-ERR no\r\n:0\r\n:-9223372036854775808\r\n$-1\r\n$0\r\n\r\n$5\r\na\0\r\nb\r\n*0\r\n"
-                             "*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$3\r\nabc\r\n"
-                             "*5\r\n:1\r\n*2\r\n+in\r\n*1\r\n:2\r\n$-1\r\n-BAD in\r\n*0\r\n+\r\n"
-                             "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*0\r\n";
-#define SAMPLE_SIZE (sizeof sample - 1)
+static const char sample[] =
+    "+OK\r\n-ERR no\r\n:0\r\n:-9223372036854775808\r\n$-1\r\n$0\r\n\r\n$5\r\na\0\r\nb\r\n*0\r\n"
+    "*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$3\r\nabc\r\n"
+    "*5\r\n:1\r\n*2\r\n+in\r\n*1\r\n:2\r\n$-1\r\n-BAD in\r\n*0\r\n+\r\n"
+    "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*0\r\n";
+#define SAMPLE_SIZE    (sizeof sample - 1)
 #define SAMPLE_REPLIES 12
 
 /* Read the sample in pieces of `step`, write it back and compare. */
@@ -403,12 +405,16 @@ static struct resp error_of(const char *text)
 
 TEST(errors_are_told_apart_by_their_first_word)
 {
-    static const char *const unavailable[] = {"LOADING Redis is loading the dataset in memory", "MASTERDOWN Link", "BUSY Redis is",
-                                              "TRYAGAIN x", "CLUSTERDOWN", "ERR max number of clients reached"};
+    static const char *const unavailable[] = {"LOADING Redis is loading the dataset in memory",
+                                              "MASTERDOWN Link",
+                                              "BUSY Redis is",
+                                              "TRYAGAIN x",
+                                              "CLUSTERDOWN",
+                                              "ERR max number of clients reached"};
     static const char *const refusals[] = {"NOAUTH Authentication required.", "NOPERM x", "WRONGPASS x", "READONLY x",
                                            "DENIED x"};
-    static const char *const others[] = {"BUSYGROUP x", "BUSYKEY", "ERR x", "", "NOSCRIPT No matching script", "LOADINGS", "NOPER",
-                                         "WRONGTYPE x"};
+    static const char *const others[] = {"BUSYGROUP x", "BUSYKEY", "ERR x",      "", "NOSCRIPT No matching script",
+                                         "LOADINGS",    "NOPER",   "WRONGTYPE x"};
     struct resp status = {.type = RESP_STATUS, .text = "LOADING", .size = 7};
 
     for (size_t i = 0; i < sizeof unavailable / sizeof *unavailable; i++) {
@@ -437,8 +443,8 @@ static bool advises(const char *url_as_text, const char *error_text, freshet_res
     bool right;
 
     EXPECT(url_parse(&url, url_as_text) == FRESHET_OK);
-    right = greeting_refusal(&error, &url) == result && strstr(freshet_error(), advice) && !strstr(freshet_error(), "s3cret") &&
-            !strchr(freshet_error(), '\n');
+    right = greeting_refusal(&error, &url) == result && strstr(freshet_error(), advice) &&
+            !strstr(freshet_error(), "s3cret") && !strchr(freshet_error(), '\n');
     url_free(&url);
     return right;
 }
@@ -448,8 +454,8 @@ TEST(a_refusal_says_what_to_do)
     EXPECT(advises("redis://h", "NOAUTH Authentication required.", FRESHET_EREDIS, "redis://:PASSWORD@"));
     EXPECT(advises("redis://me:s3cret@h", "WRONGPASS invalid", FRESHET_EREDIS, "user me"));
     EXPECT(advises("redis://h", "READONLY You can't write", FRESHET_EREDIS, "master"));
-    EXPECT(advises("redis://me:s3cret@h", "NOPERM this user has no permissions to run the 'evalsha' command", FRESHET_EREDIS,
-                   "ACL SETUSER me +evalsha"));
+    EXPECT(advises("redis://me:s3cret@h", "NOPERM this user has no permissions to run the 'evalsha' command",
+                   FRESHET_EREDIS, "ACL SETUSER me +evalsha"));
     EXPECT(advises("redis://h", "NOPERM this user has no permissions to access one of the keys used as arguments",
                    FRESHET_EREDIS, "ACL SETUSER default ~freshet:*"));
     EXPECT(advises("redis://h", "NOPERM User x has no permissions to access the 'a' channel", FRESHET_EREDIS,
@@ -462,14 +468,16 @@ TEST(the_first_words_are_said_together_and_judged_one_by_one)
 {
     struct resp ok = {.type = RESP_STATUS, .text = "OK", .size = 2}, wrong = error_of("WRONGPASS x"),
                 none = error_of("ERR AUTH <password> called without any password configured for the default user."),
-                range = error_of("ERR DB index is out of range"), noperm = error_of("NOPERM no 'client|setname' command"),
+                range = error_of("ERR DB index is out of range"),
+                noperm = error_of("NOPERM no 'client|setname' command"),
                 noauth = error_of("NOAUTH Authentication required."), unknown = error_of("ERR unknown subcommand");
     struct greeting greeting;
     struct url url;
 
     EXPECT(url_parse(&url, "redis://me:p@h/3") == FRESHET_OK && greeting_make(&greeting, &url) == FRESHET_OK);
     EXPECT_EQ(greeting.count, 3);
-    EXPECT(memmem(greeting.bytes, greeting.size, "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$1\r\np\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n", 50));
+    EXPECT(memmem(greeting.bytes, greeting.size,
+                  "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$1\r\np\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n", 50));
     EXPECT(greeting_judge(&greeting, 0, &ok, &url) == FRESHET_OK);
     EXPECT(greeting_judge(&greeting, 0, &wrong, &url) == FRESHET_EREDIS);
     EXPECT(greeting_judge(&greeting, 0, &none, &url) == FRESHET_EREDIS && strstr(freshet_error(), "take it out"));

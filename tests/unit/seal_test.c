@@ -19,9 +19,9 @@ static const char *keyring_file(const char *text)
     return path;
 }
 
-#define PAGE_KEYRING                                                                               \
-    "freshet keyring 1\n"                                                                          \
-    "sign 9d24e2eeaf27c2a0 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"     \
+#define PAGE_KEYRING                                                                                                   \
+    "freshet keyring 1\n"                                                                                              \
+    "sign 9d24e2eeaf27c2a0 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"                         \
     "value 62093cd92cefd1bc 404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f\n"
 
 static struct keyring *page_keyring(void)
@@ -46,8 +46,13 @@ static struct keyring *other_keyring(void)
 
 static struct seal_facts page_facts(void)
 {
-    struct seal_facts facts = {.kind = 1, .version = 1750000000000000, .writer = 0x1122334455667788,
-                               .source_version = 42, .expiry_us = 1750000060000000, .key = "customer:1", .key_size = 10};
+    struct seal_facts facts = {.kind = 1,
+                               .version = 1750000000000000,
+                               .writer = 0x1122334455667788,
+                               .source_version = 42,
+                               .expiry_us = 1750000060000000,
+                               .key = "customer:1",
+                               .key_size = 10};
 
     remote_hash("orders", "orders", 6, facts.cache);
     return facts;
@@ -124,11 +129,11 @@ TEST(the_pages_sealed_answers_open)
 }
 
 /* Open with one fact changed by `change`. */
-#define REFUSES(change)                                                            \
-    do {                                                                           \
-        struct seal_facts facts = page_facts();                                    \
-        change;                                                                    \
-        EXPECT(!seal_open(keyring, &facts, sealed.bytes, sealed.size, got));       \
+#define REFUSES(change)                                                                                                \
+    do {                                                                                                               \
+        struct seal_facts facts = page_facts();                                                                        \
+        change;                                                                                                        \
+        EXPECT(!seal_open(keyring, &facts, sealed.bytes, sealed.size, got));                                           \
     } while (0)
 
 TEST(an_answer_opens_only_in_its_place)
@@ -164,7 +169,8 @@ TEST(an_answer_opens_only_in_its_place)
 TEST(answers_and_keys_of_every_size_come_back)
 {
     static const size_t keys[] = {1, 512, 513, 65536}, values[] = {0, 1, 100000};
-    static uint8_t key[65536], value[100000], got[100000], sealed[100000 + SEAL_OVERHEAD], again[100000 + SEAL_OVERHEAD];
+    static uint8_t key[65536], value[100000], got[100000], sealed[100000 + SEAL_OVERHEAD],
+        again[100000 + SEAL_OVERHEAD];
     struct keyring *keyring = page_keyring();
 
     memset(value, 7, sizeof value);

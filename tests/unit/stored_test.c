@@ -22,8 +22,18 @@ TEST(a_garbled_head_is_no_head)
 {
     struct vector bytes = vector_of("head");
     struct stored_head head = {.position = 7};
-    static const struct { size_t at; uint8_t value; } spoils[] = {
-        {0, 'f'}, {1, 'R'}, {2, 0}, {2, 2}, {12, 'g'}, {51, 0}, {52, 0x20} /* 2^61 */, {60, 1} /* clear above */,
+    static const struct {
+        size_t at;
+        uint8_t value;
+    } spoils[] = {
+        {0, 'f'},
+        {1, 'R'},
+        {2, 0},
+        {2, 2},
+        {12, 'g'},
+        {51, 0},
+        {52, 0x20} /* 2^61 */,
+        {60, 1} /* clear above */,
         {68, 1} /* tag above */,
     };
 

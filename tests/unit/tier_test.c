@@ -63,7 +63,8 @@ static void bytes_fill(uint8_t *bytes, size_t size, uint64_t seed)
 static struct record record_for(const struct key *key, size_t value_size, uint64_t as_of)
 {
     return (struct record){.kind = RECORD_VALUE, .as_of = as_of, .born = as_of, .version = as_of * 3, .writer = 9,
-                           .source_version = 4, .expires_ns = RECORD_NEVER, .key_size = key->size, .value_size = value_size};
+                           .source_version = 4, .expires_ns = RECORD_NEVER, .key_size = key->size,
+                           .value_size = value_size};
 }
 
 static freshet_result store(struct tier *tier, const struct key *key, const void *value, size_t size, uint64_t as_of)
@@ -369,7 +370,9 @@ TEST(a_scan_goes_on_where_it_ended)
 
 /* ---- damage ---- */
 
-enum damage { HEAD_FLIPPED, HEAD_SHORT, HEAD_LONG, HEAD_EMPTY, HEAD_GONE, CHUNK_GONE, CHUNK_SHORT, CHUNK_LONG, DAMAGES };
+enum damage {
+    HEAD_FLIPPED, HEAD_SHORT, HEAD_LONG, HEAD_EMPTY, HEAD_GONE, CHUNK_GONE, CHUNK_SHORT, CHUNK_LONG, DAMAGES
+};
 
 /* Write garbage over a record of three rows, as another program would. */
 static void damage_record(const char *dir, const uint8_t hash[16], enum damage damage)
@@ -612,7 +615,7 @@ static size_t storm_value(uint8_t *value, uint64_t seed)
     return size;
 }
 
-_Noreturn static void storm_writer(const char *dir, uint64_t seed)
+_Noreturn static void storm_writer(const char *dir, uint64_t seed, volatile int *commits)
 {
     struct tier *tier = tier_at(dir, 32 * MIB);
     uint8_t *value = malloc(32768);
@@ -634,6 +637,7 @@ _Noreturn static void storm_writer(const char *dir, uint64_t seed)
             EXPECT_EQ(tier_write(txn, &key, &record, value), FRESHET_OK);
         }
         EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+        ++*commits;
     }
 }
 
@@ -677,11 +681,15 @@ TEST(readers_see_only_whole_values_while_writers_are_killed)
             test_child_done();
         }
     for (int i = 0; i < kills; i++) {
-        int64_t until = test_now_ns() + (int64_t)(test_random(&state) % 20000000) + 2000000;
+        volatile int *commits = &ints[8];
+        int before = *commits;
+        int64_t until;
         pid_t writer = test_fork();
 
         if (writer == 0)
-            storm_writer(dir, (uint64_t)i + 1);
+            storm_writer(dir, (uint64_t)i + 1, commits);
+        EXPECT(test_until(*commits > before, 30000)); /* well under way */
+        until = test_now_ns() + (int64_t)(test_random(&state) % 15000000);
         (void)test_until(test_now_ns() > until, 1000);
         test_kill(writer, SIGKILL);
     }

@@ -121,7 +121,9 @@ TEST(any_bytes_at_all_are_parsed_or_refused)
         char text[64];
         struct url url = {0};
         size_t size = test_random(&seed) % (sizeof text - 10), start = (size_t)snprintf(text, sizeof text, "%s",
-                      round % 3 == 0 ? "" : round % 3 == 1 ? "redis://" : "unix://");
+                                                                                        round % 3 == 0   ? ""
+                                                                                        : round % 3 == 1 ? "redis://"
+                                                                                                         : "unix://");
 
         for (size_t i = 0; i < size; i++)
             text[start + i] = bytes[test_random(&seed) % (sizeof bytes - 1)];
@@ -177,8 +179,8 @@ TEST(an_address_follows_from_a_numeric_url_alone)
 
 TEST(a_fleet_is_one_redis_one_database_one_name)
 {
-    static const char *const texts[] = {"redis://h", "redis://h:6380", "redis://h/1", "redis://g", "unix:///h",
-                                        "unix:///h?db=1"};
+    static const char *const texts[] = {"redis://h", "redis://h:6380", "redis://h/1",
+                                        "redis://g", "unix:///h",      "unix:///h?db=1"};
     struct url url, again;
     uint64_t seen[12];
     size_t count = 0;

@@ -672,7 +672,7 @@ TEST(many_threads_hand_over_at_once)
         pthread_join(threads[i], NULL);
     EXPECT_EQ(flush(&stage, 20000), FRESHET_OK);
     EXPECT_EQ(records_in(&stage), 2000);
-    EXPECT_EQ(counted(&stage, COUNT_FILLS) + counted(&stage, COUNT_FILLS_DROPPED) + counted(&stage, COUNT_FILLS_REFUSED),
-              16000);
+    EXPECT_EQ(counted(&stage, COUNT_FILLS) + counted(&stage, COUNT_FILLS_DROPPED) +
+                  counted(&stage, COUNT_FILLS_REFUSED), 16000);
     stage_close(&stage);
 }

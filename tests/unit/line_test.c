@@ -1,6 +1,6 @@
 /*
- * line_test.c - blocking conversations with a real Redis, and with servers that misbehave: whatever they do, a call ends by its
- * deadline, its answer is its own, and the program around it comes to no harm.
+ * line_test.c - blocking conversations with a real Redis, and with servers that misbehave: whatever they do, a call
+ * ends by its deadline, its answer is its own, and the program around it comes to no harm.
  */
 #include <test.h>
 
@@ -16,9 +16,9 @@
 #include <netinet/in.h>
 #include <signal.h>
 
-#define MOST ((size_t)32 << 20)
+#define MOST      ((size_t)32 << 20)
 #define SECOND_NS 1000000000ll
-#define MS_NS 1000000ll
+#define MS_NS     1000000ll
 
 static struct url line_url; /* outlives the lines; one set at a time */
 
@@ -34,8 +34,8 @@ static struct lines *lines_to(const char *url, uint32_t connect_ms)
 }
 
 /* One command of C strings. */
-static freshet_result ask(struct lines *lines, int64_t ms, struct resp **ret_reply, bool *ret_sent, const char *a, const char *b,
-                          const char *c)
+static freshet_result ask(struct lines *lines, int64_t ms, struct resp **ret_reply, bool *ret_sent, const char *a,
+                          const char *b, const char *c)
 {
     const char *argv[] = {a, b, c};
 
@@ -217,7 +217,8 @@ TEST(who_is_refused_is_told_why)
 
     lines = lines_to(redis.url, 1000);
     EXPECT(fails(lines, 1000, &sent) == FRESHET_EREDIS && !sent && strstr(freshet_error(), "wants a password"));
-    EXPECT(lines_away(lines) && fails(lines, 1000, NULL) == FRESHET_EREDIS && strstr(freshet_error(), "wants a password"));
+    EXPECT(lines_away(lines) && fails(lines, 1000, NULL) == FRESHET_EREDIS &&
+           strstr(freshet_error(), "wants a password"));
     lines_close(lines);
 
     snprintf(url, sizeof url, "unix://:wr0ng@%s", redis.socket);
@@ -270,7 +271,8 @@ TEST(a_replica_is_a_refusal_and_a_lost_master_an_absence)
     redis_start(&redis, NULL);
     lines = lines_to(redis.url, 1000);
     redis_do(&redis, "REPLICAOF 127.0.0.1 1");
-    EXPECT(ask(lines, 1000, &reply, &sent, "SET", "k", "v") == FRESHET_EREDIS && !sent && strstr(freshet_error(), "replica"));
+    EXPECT(ask(lines, 1000, &reply, &sent, "SET", "k", "v") == FRESHET_EREDIS && !sent &&
+           strstr(freshet_error(), "replica"));
     redis_do(&redis, "CONFIG SET replica-serve-stale-data no");
     EXPECT(fails(lines, 1000, &sent) == FRESHET_ENET && !sent && strstr(freshet_error(), "MASTERDOWN"));
     redis_do(&redis, "REPLICAOF NO ONE");
@@ -406,7 +408,9 @@ TEST(eight_threads_get_their_own_answers_while_connections_are_killed)
         pthread_join(askers[i].thread, NULL);
         EXPECT_EQ(askers[i].wrong, 0);
         EXPECT(askers[i].right > 100);
-        EXPECT(askers[i].failed <= kills + 1); /* a kill costs a thread one call at most: the one on its way */
+        /* A kill costs a thread the one call on its way; one in a greeting also those of the back-off, which are not
+         * sent. */
+        EXPECT(askers[i].failed - askers[i].unsent <= kills + 1);
     }
     EXPECT(open_sockets() <= 8);
     lines_close(lines);
@@ -426,7 +430,8 @@ TEST(a_closing_server_raises_no_signal)
     lines = lines_to(fake->url, 1000);
     for (int i = 0; i < 20; i++) {
         /* Too large for the socket's buffer: Redis cannot have had it all, and so not have run it. */
-        EXPECT(lines_ask(lines, 3, argv, (size_t[]){3, 1, size}, test_now_ns() + SECOND_NS, &reply, &sent) == FRESHET_ENET);
+        EXPECT(lines_ask(lines, 3, argv, (size_t[]){3, 1, size}, test_now_ns() + SECOND_NS, &reply, &sent) ==
+               FRESHET_ENET);
         EXPECT(!sent && !lines_away(lines));
     }
     EXPECT(fails(lines, 1000, &sent) == FRESHET_ENET && sent); /* a small one it may have run */
@@ -482,7 +487,8 @@ TEST(garbage_ends_the_connection_and_not_the_program)
 
 TEST(a_greeting_that_is_none_puts_us_away)
 {
-    struct fake *const fakes[] = {FAKE(.greeting = "220 smtp ready\r\n"), FAKE(.greeting = NULL), FAKE(.close_at_once = true)};
+    struct fake *const fakes[] = {FAKE(.greeting = "220 smtp ready\r\n"), FAKE(.greeting = NULL),
+                                  FAKE(.close_at_once = true)};
 
     for (size_t i = 0; i < 3; i++) {
         struct lines *lines;
@@ -535,7 +541,8 @@ TEST(a_script_is_known_after_its_first_use)
     for (int round = 0; round < 3; round++) {
         EXPECT_EQ(redis_int(&redis, "SCRIPT EXISTS %s", script_texts[SCRIPT_LEAVE].sha1), 0);
         for (int i = 0; i < 2; i++) {
-            EXPECT(lines_script(lines, SCRIPT_LEAVE, 1, 2, argv, NULL, test_now_ns() + SECOND_NS, &reply, NULL) == FRESHET_OK);
+            EXPECT(lines_script(lines, SCRIPT_LEAVE, 1, 2, argv, NULL, test_now_ns() + SECOND_NS, &reply, NULL) ==
+                   FRESHET_OK);
             EXPECT(reply && !resp_is_error(reply, "NOSCRIPT"));
             resp_free(reply);
             EXPECT_EQ(redis_int(&redis, "SCRIPT EXISTS %s", script_texts[SCRIPT_LEAVE].sha1), 1);

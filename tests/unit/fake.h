@@ -2,8 +2,8 @@
  * fake.h - a server that is no Redis: it greets as it should, and then does what a broken or hostile one might.
  * Included by the tests of single connections; a thread a connection, all of which go with the test's process.
  */
-#ifndef TESTS_FLOW_FAKE_H
-#define TESTS_FLOW_FAKE_H
+#ifndef TESTS_UNIT_FAKE_H
+#define TESTS_UNIT_FAKE_H
 
 #include <test.h>
 
