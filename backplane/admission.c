@@ -1,6 +1,6 @@
 /*
- * admission.c - before a host joins: what would only show later, as a cache that never gets fresh, is asked for now, while
- * there is somebody to read the answer.
+ * admission.c - before a host joins: what would only show later, as a cache that never gets fresh, is asked for now,
+ * while there is somebody to read the answer.
  */
 #include <admission.h>
 #include <fleet.h>
@@ -46,19 +46,22 @@ freshet_result admission_judge(const char *info, bool allow_evicting_redis, cons
         return remote_fail(FRESHET_EREDIS, "Redis at %s is a %s: give the url of the master", redis,
                            role[0] ? role : "server without a role");
     if (strncmp(policy, "allkeys-", 8) == 0 && !allow_evicting_redis)
-        return remote_fail(FRESHET_EREDIS, "Redis at %s may evict any key (maxmemory-policy %s): set noeviction or a "
-                           "volatile-* policy, or join with allow_evicting_redis", redis, policy);
+        return remote_fail(FRESHET_EREDIS,
+                           "Redis at %s may evict any key (maxmemory-policy %s): set noeviction or a "
+                           "volatile-* policy, or join with allow_evicting_redis",
+                           redis, policy);
     return FRESHET_OK;
 }
 
 /* An error reply as a failure that tells the remedy. */
 static freshet_result admission_refused(const char *what, const char *redis, const char *said)
 {
-    return remote_fail(FRESHET_EREDIS, "Redis at %s refuses %s (%.120s): give its user " FLEET_REMEDY, redis, what, said);
+    return remote_fail(FRESHET_EREDIS, "Redis at %s refuses %s (%.120s): give its user " FLEET_REMEDY, redis, what,
+                       said);
 }
 
-static freshet_result admission_word(struct lines *lines, const char *const *argv, int argc,
-                                     const char *redis, int64_t deadline_ns, struct resp **ret_reply)
+static freshet_result admission_word(struct lines *lines, const char *const *argv, int argc, const char *redis,
+                                     int64_t deadline_ns, struct resp **ret_reply)
 {
     size_t sizes[4];
     freshet_result result;
@@ -74,8 +77,7 @@ static freshet_result admission_word(struct lines *lines, const char *const *arg
 static freshet_result admission_info(struct fleet *fleet, const char *redis, int64_t deadline_ns)
 {
     struct resp *reply = NULL;
-    freshet_result result =
-        admission_word(fleet->lines, (const char *const[]){"INFO"}, 1, redis, deadline_ns, &reply);
+    freshet_result result = admission_word(fleet->lines, (const char *const[]){"INFO"}, 1, redis, deadline_ns, &reply);
 
     if (result == FRESHET_OK && reply->type != RESP_STRING)
         result = remote_fail(FRESHET_EREDIS, "what answers at %s is no Redis: its INFO is no text", redis);
@@ -97,8 +99,8 @@ static freshet_result admission_channels(struct fleet *fleet, const char *redis,
         const char *channel = fleet->names[p].channel;
         struct resp *reply = NULL;
 
-        result = admission_word(fleet->lines, (const char *const[]){"PUBLISH", channel, ""}, 3, redis, deadline_ns,
-                                &reply);
+        result =
+            admission_word(fleet->lines, (const char *const[]){"PUBLISH", channel, ""}, 3, redis, deadline_ns, &reply);
         resp_free(reply);
         reply = NULL;
         if (result == FRESHET_OK)

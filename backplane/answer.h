@@ -1,8 +1,9 @@
 /*
  * answer.h - what a script answers, taken apart.  Pure; fuzzed.
  *
- * Every script answers an array: a status, then (but for CONFLICT and LEAVE's bare OK) epoch, position and Redis's time, then
- * what is its own.  A server may say anything: nothing here is believed before its type, size and range were looked at.
+ * Every script answers an array: a status, then (but for CONFLICT and LEAVE's bare OK) epoch, position and Redis's
+ * time, then what is its own.  A server may say anything: nothing here is believed before its type, size and range
+ * were looked at.
  */
 #ifndef BACKPLANE_ANSWER_H
 #define BACKPLANE_ANSWER_H
@@ -29,13 +30,14 @@ enum answer_status {
 
 struct answer {
     enum answer_status status;
-    const char *text;        /* ANSWER_ERROR: what Redis said; else the status word; never NULL */
+    const char *text; /* ANSWER_ERROR: what Redis said; else the status word; never NULL */
     uint64_t epoch, position, time_us;
     struct resp *const *rest; /* the script's own elements */
     size_t count;
 };
 
-/* Take a reply apart; false, and ANSWER_GARBLED or ANSWER_ERROR, when it is not what a script says.  Points into the reply. */
+/* Take a reply apart; false, and ANSWER_GARBLED or ANSWER_ERROR, when it is not what a script says.  Points into
+ * the reply. */
 bool answer_read(struct answer *ret_answer, const struct resp *reply);
 
 /* The n-th of the rest: a decimal number of at most `most`; bytes. */

@@ -1,12 +1,12 @@
 /*
  * fleet.c - stands behind remote.h: joins, opens and closes all below it, and hands the parts their work.
  *
- * A join first asks (admission.c), then claims the tier for this fleet, adopts Redis's history, and starts the loop.  Until the
- * claim nothing on this host has changed, so a join that fails leaves the cache as it was.  A Redis that cannot be
- * reached is no failure: the loop goes on trying, and nothing is served from the tier until it is proven.
+ * A join first asks (admission.c), then claims the tier for this fleet, adopts Redis's history, and starts the loop.
+ * Until the claim nothing on this host has changed, so a join that fails leaves the cache as it was.  A Redis that
+ * cannot be reached is no failure: the loop goes on trying, and nothing is served from the tier until it is proven.
  *
- * The loop may be lost, when the host program closes descriptors that it does not know.  Callers notice (fleet_mind) and
- * start another; the lost one is leaked, since nothing of libuv may be touched any more.
+ * The loop may be lost, when the host program closes descriptors that it does not know.  Callers notice (fleet_mind)
+ * and start another; the lost one is leaked, since nothing of libuv may be touched any more.
  */
 #include <admission.h>
 #include <fleet.h>
@@ -16,8 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define FLEET_LEAVE_MS 200
-#define FLEET_REPORT_MOST ((size_t)8 << 20) /* bytes of a report: the script stops at one MiB of the log */
+#define FLEET_LEAVE_MS        200
+#define FLEET_REPORT_MOST     ((size_t)8 << 20)     /* bytes of a report: the script stops at one MiB of the log */
 #define FLEET_PROVEN_PAUSE_NS (5 * FLEET_NS_PER_MS) /* a sibling may be the one who proves: look for ourselves, too */
 
 static const struct remote_ops fleet_ops;
@@ -105,7 +105,8 @@ size_t fleet_record_name(const struct fleet_names *names, const uint8_t hash[16]
     return names->record_size + 32;
 }
 
-void fleet_context(const struct fleet *fleet, uint64_t known_epoch, uint64_t hint, uint8_t ret_context[FLEET_CONTEXT_SIZE])
+void fleet_context(const struct fleet *fleet, uint64_t known_epoch, uint64_t hint,
+                   uint8_t ret_context[FLEET_CONTEXT_SIZE])
 {
     /* new epoch 8, new registry 16, known epoch 8, hint 8, max_staleness 4, partitions 2, 0 2, random 16 */
     seal_random(ret_context, FLEET_CONTEXT_SIZE);
@@ -200,7 +201,8 @@ static void fleet_subscribed(struct link *link, const struct resp *reply, void *
     if (!reply)
         return;
     if (reply->type == RESP_ERROR)
-        remote_say(FRESHET_ERROR, "%s: Redis refuses SUBSCRIBE (%.120s), so changes come late: give its user " FLEET_REMEDY,
+        remote_say(FRESHET_ERROR,
+                   "%s: Redis refuses SUBSCRIBE (%.120s), so changes come late: give its user " FLEET_REMEDY,
                    fleet->name, reply->text);
     else
         renew_look_all(fleet); /* what was published while we were deaf */
@@ -251,7 +253,8 @@ static void fleet_loop_start(struct loop *loop, void *arg)
     fleet->receive = (struct receive){0};
     good = renew_init(fleet) && outbox_init(fleet);
     fleet->ask = link_open(loop, &fleet->url, fleet->connect_ms, FLEET_REPORT_MOST, &fleet_ask_events, fleet);
-    fleet->ears = link_open(loop, &fleet->url, fleet->connect_ms, FRAME_MAX + FLEET_REPLY_ROOM, &fleet_ears_events, fleet);
+    fleet->ears =
+        link_open(loop, &fleet->url, fleet->connect_ms, FRAME_MAX + FLEET_REPLY_ROOM, &fleet_ears_events, fleet);
     if (fleet->ask)
         link_start(fleet->ask);
     if (!good || !fleet->ask || !fleet->ears || !seat_init(fleet))
@@ -418,8 +421,10 @@ static freshet_result fleet_make(struct fleet **ret_fleet, struct remote_host *h
     if (result == FRESHET_OK)
         result = keyring_open(&fleet->keyring, options->keyring);
     if (result == FRESHET_OK)
-        result = lines_open(&fleet->lines, &fleet->url, fleet->connect_ms, fleet->facts.value_max + (size_t)FLEET_REPLY_ROOM);
-    if (result == FRESHET_OK && (!(fleet->url_given = strdup(url)) || !(fleet->keyring_path = strdup(options->keyring))))
+        result = lines_open(&fleet->lines, &fleet->url, fleet->connect_ms,
+                            fleet->facts.value_max + (size_t)FLEET_REPLY_ROOM);
+    if (result == FRESHET_OK &&
+        (!(fleet->url_given = strdup(url)) || !(fleet->keyring_path = strdup(options->keyring))))
         result = remote_fail(FRESHET_ENOMEM, "no memory to join");
     if (result != FRESHET_OK) {
         fleet_free(fleet);
@@ -566,8 +571,10 @@ static freshet_result join_options(freshet_join_options *ret_options, const fres
     if (given) {
         memcpy(&size, given, sizeof size);
         if (size < sizeof size || size > 4096)
-            return remote_fail(FRESHET_EINVAL, "freshet_join_options.struct_size is %zu: start it with "
-                               "FRESHET_INIT(freshet_join_options)", size);
+            return remote_fail(FRESHET_EINVAL,
+                               "freshet_join_options.struct_size is %zu: start it with "
+                               "FRESHET_INIT(freshet_join_options)",
+                               size);
         memcpy(ret_options, given, size < sizeof *ret_options ? size : sizeof *ret_options);
     }
     if (!ret_options->keyring)
@@ -603,8 +610,11 @@ static freshet_result join_prepare(struct fleet *fleet, int64_t deadline_ns)
             fleet_say_goodbye(fleet);
         return remote_fail(FRESHET_EBUSY, "other processes have joined this tier to another fleet");
     }
+    /* Insist on what this host knows, unless siblings are proven elsewhere: then it is we who found the wrong
+     * server. */
+    bool insist = !fleet_proven(fleet);
     for (uint32_t p = 0; result == FRESHET_OK && p < fleet->facts.partitions; p++)
-        (void)renew_look(fleet, p, true, deadline_ns); /* what does not succeed now the loop does later */
+        (void)renew_look(fleet, p, insist, deadline_ns); /* what does not succeed now the loop does later */
     return FRESHET_OK;
 }
 

@@ -1,9 +1,9 @@
 /*
  * fleet.h - one joined tier in one process: what its files share.  Internal.
  *
- * Two sides meet here.  Callers' threads ask and change on connections of their own (line.h): store.c, publish.c.  The
- * loop's thread listens, renews and sends again (link.h): receive.c, renew.c, outbox.c, seat.c.  They meet in core's control
- * page, whose words only rise, and in the few atomics below; nothing else is shared between them.
+ * Two sides meet here.  Callers' threads ask and change on connections of their own (line.h): store.c, publish.c.
+ * The loop's thread listens, renews and sends again (link.h): receive.c, renew.c, outbox.c, seat.c.  They meet in
+ * core's control page, whose words only rise, and in the few atomics below; nothing else is shared between them.
  */
 #ifndef BACKPLANE_FLEET_H
 #define BACKPLANE_FLEET_H
@@ -26,11 +26,11 @@
 #include <time.h>
 #include <url.h>
 
-#define FLEET_NAME_SIZE 128u    /* "freshet:{NAME:PP}:record:" and 32 digits fit well */
+#define FLEET_NAME_SIZE    128u /* "freshet:{NAME:PP}:record:" and 32 digits fit well */
 #define FLEET_CONTEXT_SIZE 64u
-#define FLEET_REPLY_ROOM 65536u /* bytes of a reply beside the value that it carries */
-#define FLEET_NS_PER_MS 1000000LL
-#define FLEET_REMEDY "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
+#define FLEET_REPLY_ROOM   65536u /* bytes of a reply beside the value that it carries */
+#define FLEET_NS_PER_MS    1000000LL
+#define FLEET_REMEDY       "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
 
 /* A partition's names in Redis. */
 struct fleet_names {
@@ -69,9 +69,9 @@ struct fleet {
 
     /* the loop's thread */
     struct loop *turning; /* the loop itself, known here before `loop` is set */
-    struct link *ask;  /* reports and the outbox; always up */
-    struct link *ears; /* the channels; while we hold the seat */
-    bool refused;      /* Redis answers, but not what we ask */
+    struct link *ask;     /* reports and the outbox; always up */
+    struct link *ears;    /* the channels; while we hold the seat */
+    bool refused;         /* Redis answers, but not what we ask */
     struct receive receive;
     struct renew renew;
     struct outbox outbox;
@@ -92,7 +92,8 @@ void fleet_name(struct fleet_names *names, const char *name, uint32_t partition)
 size_t fleet_record_name(const struct fleet_names *names, const uint8_t hash[16], char *ret_name);
 
 /* What every script is told first; `hint` 0: no claim about positions. */
-void fleet_context(const struct fleet *fleet, uint64_t known_epoch, uint64_t hint, uint8_t ret_context[FLEET_CONTEXT_SIZE]);
+void fleet_context(const struct fleet *fleet, uint64_t known_epoch, uint64_t hint,
+                   uint8_t ret_context[FLEET_CONTEXT_SIZE]);
 
 /* Microseconds of Redis's time now, as far as known; else of this host's. */
 uint64_t fleet_time_us(const struct fleet *fleet);

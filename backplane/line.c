@@ -85,8 +85,7 @@ static int64_t line_now(void)
 
 /* ---- one socket ---- */
 
-/* Does the number still name the socket that we opened?  A host program may have closed it, and opened something else.
- */
+/* Does the number still name the socket that we opened?  A host program may have closed it and opened another. */
 static bool line_is_ours(const struct line *line)
 {
     struct stat stat;

@@ -5,7 +5,7 @@
  * A connection that saw a time-out, an error of the socket or garbage is closed, never used again: a late reply must
  * not answer the next question.  After a failed connect the pool is "away" for a back-off with full jitter (10 ms
  * doubling to 2 s): calls in that time fail at once, without a system call; lines_reached() (from the loop's own
- * connection) ends it. Sockets: CLOEXEC, never numbers 0 to 2, MSG_NOSIGNAL, TCP_NODELAY.
+ * connection) ends it.  Sockets: CLOEXEC, never numbers 0 to 2, MSG_NOSIGNAL, TCP_NODELAY.
  *
  * A command is sent a second time only if the first could not be sent as a whole, because the pool's connection had
  * been closed by the server in the meantime: Redis runs nothing that it has not got the last byte of.
@@ -26,15 +26,15 @@ void lines_close(struct lines *lines); /* no call may be under way; NULL is welc
 /* In a child after fork: close the sockets that are still ours, by identity, leak the rest. */
 void lines_abandon(struct lines *lines);
 
-/* Where to connect (resolved by the loop's thread or by join).  Another address than before lets the idle connections
- * go. */
+/* Where to connect (resolved by the loop's thread or by join).  Another than before lets idle connections go. */
 void lines_set_address(struct lines *lines, const struct url_address *address);
 
 /* One command, one reply.  FRESHET_ENET (not reached or not answered in time; *ret_sent tells whether Redis may have
  * run it; may be NULL), FRESHET_EREDIS (connected, but AUTH or SELECT was refused; -NOAUTH, -NOPERM, -READONLY,
  * -WRONGPASS too), FRESHET_ENOMEM, FRESHET_ETOOBIG (a command above 512 MiB).  Other error replies come back as a reply
- * of type RESP_ERROR with FRESHET_OK. -LOADING, -MASTERDOWN, -BUSY, -TRYAGAIN, -CLUSTERDOWN count as FRESHET_ENET, and
- * *ret_sent is then false: Redis did not run it. The caller frees the reply. */
+ * of type RESP_ERROR with FRESHET_OK.  -LOADING, -MASTERDOWN, -BUSY, -TRYAGAIN, -CLUSTERDOWN count as FRESHET_ENET, and
+ * *ret_sent is then false: Redis did not run it; so it is after a refusal, unless a script was refused half-way.  The
+ * caller frees the reply. */
 freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
                          int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent);
 /* EVALSHA, and EVAL when the server does not know it (NOSCRIPT).  keys come first in argv. */

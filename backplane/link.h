@@ -20,8 +20,7 @@ struct link_events { /* any may be NULL */
     /* Connected, authenticated, database selected. */
     void (*up)(struct link *link, void *arg);
     /* FRESHET_ENET or FRESHET_EREDIS; freshet_error has it.  All pending replies have been called with a NULL reply
-     * before. Also after an attempt that never came up, and from within link_drop; not after link_stop and link_close.
-     */
+     * before.  Also after an attempt that never came up, and from within link_drop; not after link_stop, link_close. */
     void (*down)(struct link *link, freshet_result why, void *arg);
     /* Subscription: the array {"message", channel, payload}, three strings, checked. */
     void (*push)(struct link *link, const struct resp *message, void *arg);

@@ -1,9 +1,9 @@
 /*
- * outbox.c - the seat's holder sends what Redis has not confirmed: changes of this host's processes that met an outage, that
- * died on the way, and the recent ones after a rotation.  On the loop's thread.
+ * outbox.c - the seat's holder sends what Redis has not confirmed: changes of this host's processes that met an
+ * outage, that died on the way, and the recent ones after a rotation.  On the loop's thread.
  *
- * What is sent again is a new invalidation with a position of its own; the order does not matter, and one too many costs a
- * miss.  An entry leaves the outbox only after its fences were raised to a position of the page's epoch.
+ * What is sent again is a new invalidation with a position of its own; the order does not matter, and one too many
+ * costs a miss.  An entry leaves the outbox only after its fences were raised to a position of the page's epoch.
  */
 #include <fleet.h>
 #include <publish.h>

@@ -1,13 +1,14 @@
 /*
  * publish.c - outward: outbox -> frame -> seal -> script -> fences -> out.  On the caller's thread and its own line.
  *
- * The order is the promise.  First the change is written down in the outbox, where its keys count as pending and are not
- * served on this host: from here on nothing but a confirmation lets them be served again, whoever dies.  Then Redis is asked.
- * On its confirmation the fences rise to the position it gave, and only then the outbox lets go.  Without one the change
- * is left in the outbox, for the holder of the seat to send as a new invalidation; a put's value is never sent twice.
+ * The order is the promise.  First the change is written down in the outbox, where its keys count as pending and are
+ * not served on this host: from here on nothing but a confirmation lets them be served again, whoever dies.  Then
+ * Redis is asked. On its confirmation the fences rise to the position it gave, and only then the outbox lets go.
+ * Without one the change is left in the outbox, for the holder of the seat to send as a new invalidation; a put's
+ * value is never sent twice.
  *
- * A confirmation counts in its epoch only.  Where the page is in another one we look first; where it cannot be brought there,
- * or leaves it while we are at it, the change stays queued: the new history may not have it.
+ * A confirmation counts in its epoch only.  Where the page is in another one we look first; where it cannot be
+ * brought there, or leaves it while we are at it, the change stays queued: the new history may not have it.
  */
 #include <fleet.h>
 #include <publish.h>
@@ -54,8 +55,8 @@ void publish_work_close(struct publish_work *work)
     free(work);
 }
 
-bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition, uint32_t count,
-                  uint64_t source_version)
+bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition,
+                  uint32_t count, uint64_t source_version)
 {
     size_t room = FRAME_BODY_HEAD + (size_t)work->room * 16, size;
     struct frame frame = {
@@ -115,7 +116,8 @@ void publish_words(struct fleet *fleet, struct publish_work *work, enum frame_ki
 
 /* The words of the put script. */
 static void publish_put_words(struct fleet *fleet, struct publish_work *work, uint32_t partition,
-                              const struct remote_change *put, uint64_t expiry_us, const uint8_t *sealed, size_t sealed_size)
+                              const struct remote_change *put, uint64_t expiry_us, const uint8_t *sealed,
+                              size_t sealed_size)
 {
     struct fleet_words words = {work->argv, work->sizes, 0};
 
@@ -142,9 +144,9 @@ struct publishing {
     struct publish_work *work;
     enum frame_kind kind;
     uint32_t partition;
-    uint32_t count;          /* keys in work->hashes */
-    uint32_t slots;          /* entries of the outbox, in work->slots */
-    bool stands_for_all;     /* the outbox had no room: its entry is a clear that stands for our keys */
+    uint32_t count;      /* keys in work->hashes */
+    uint32_t slots;      /* entries of the outbox, in work->slots */
+    bool stands_for_all; /* the outbox had no room: its entry is a clear that stands for our keys */
     uint64_t source_version;
     int64_t deadline_ns;
 };
@@ -217,7 +219,8 @@ static freshet_result publish_settle(struct publishing *p, freshet_result asked,
         remote_outbox_done(p->fleet->host, p->work->slots, p->slots, 0);
         return FRESHET_OUTDATED;
     }
-    remote_say(FRESHET_WARN, "%s: Redis did not take a change, which waits now: %.200s", p->fleet->name, ret_answer->text);
+    remote_say(FRESHET_WARN, "%s: Redis did not take a change, which waits now: %.200s", p->fleet->name,
+               ret_answer->text);
     return publish_queue(p);
 }
 
@@ -243,15 +246,17 @@ static freshet_result publish_send(struct publishing *p, struct remote_confirm *
     result = publish_settle(p, result, reply, &answer);
     resp_free(reply);
     if (result == FRESHET_OK)
-        *confirm = (struct remote_confirm){.epoch = answer.epoch, .position = answer.position, .version = work->version};
+        *confirm =
+            (struct remote_confirm){.epoch = answer.epoch, .position = answer.position, .version = work->version};
     return result;
 }
 
 /* ---- the three kinds of change ---- */
 
 /* Invalidate: a frame for each run of keys of one partition. */
-static freshet_result publish_invalidate(struct fleet *fleet, struct publish_work *work, const struct remote_change *change,
-                                         int64_t deadline_ns, struct remote_confirm *confirm)
+static freshet_result publish_invalidate(struct fleet *fleet, struct publish_work *work,
+                                         const struct remote_change *change, int64_t deadline_ns,
+                                         struct remote_confirm *confirm)
 {
     freshet_result result = FRESHET_OK;
 
@@ -289,8 +294,8 @@ static freshet_result publish_clear(struct fleet *fleet, struct publish_work *wo
 }
 
 /* Seal a put's answer; the version must stand in work already. */
-static freshet_result publish_seal(struct fleet *fleet, const struct publish_work *work, const struct remote_change *put,
-                                   uint64_t expiry_us, uint8_t *sealed)
+static freshet_result publish_seal(struct fleet *fleet, const struct publish_work *work,
+                                   const struct remote_change *put, uint64_t expiry_us, uint8_t *sealed)
 {
     struct seal_facts facts = {
         .kind = put->absent ? 2 : 1,
@@ -318,8 +323,8 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
     freshet_result result;
 
     publish_put_words(fleet, work, p->partition, put, expiry_us, sealed, sealed_size);
-    result = lines_script(fleet->lines, SCRIPT_PUT, work->keys, work->argc, work->argv, work->sizes, p->deadline_ns, &reply,
-                          NULL);
+    result = lines_script(fleet->lines, SCRIPT_PUT, work->keys, work->argc, work->argv, work->sizes, p->deadline_ns,
+                          &reply, NULL);
     result = publish_settle(p, result, reply, &answer);
     resp_free(reply);
     if (result == FRESHET_OK)
@@ -327,8 +332,13 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
             .epoch = answer.epoch,
             .position = answer.position,
             .version = work->version,
-            .record = {.absent = put->absent, .epoch = answer.epoch, .as_of = answer.position, .born = answer.position,
-                       .version = work->version, .writer = fleet->writer, .source_version = put->source_version,
+            .record = {.absent = put->absent,
+                       .epoch = answer.epoch,
+                       .as_of = answer.position,
+                       .born = answer.position,
+                       .version = work->version,
+                       .writer = fleet->writer,
+                       .source_version = put->source_version,
                        .expires_ns = fleet_boot_ns(fleet, expiry_us)},
         };
     return result;
@@ -377,7 +387,9 @@ freshet_result publish_change(void *remote, const struct remote_change *change, 
                               struct remote_confirm *ret_confirm)
 {
     struct fleet *fleet = remote;
-    uint32_t room = change->kind != REMOTE_INVALIDATE ? 1 : change->count < FRAME_KEYS_MAX ? change->count : FRAME_KEYS_MAX;
+    uint32_t room = change->kind != REMOTE_INVALIDATE ? 1
+                    : change->count < FRAME_KEYS_MAX  ? change->count
+                                                      : FRAME_KEYS_MAX;
     struct publish_work *work = publish_work_open(room);
     freshet_result result;
 

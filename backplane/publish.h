@@ -1,6 +1,6 @@
 /*
- * publish.h - outward: a change is framed, signed, and given to Redis; its fences are raised here before anybody is told that
- * it is done.  freshet_result publish_change is remote.h's `change`.
+ * publish.h - outward: a change is framed, signed, and given to Redis; its fences are raised here before anybody is
+ * told that it is done.  freshet_result publish_change is remote.h's `change`.
  */
 #ifndef BACKPLANE_PUBLISH_H
 #define BACKPLANE_PUBLISH_H
@@ -32,8 +32,8 @@ struct publish_work *publish_work_open(uint32_t room); /* NULL: no memory */
 void publish_work_close(struct publish_work *work);
 
 /* Frame and sign: the message and the version of work->hashes[0..count).  False when the keyring cannot sign. */
-bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition, uint32_t count,
-                  uint64_t source_version);
+bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition,
+                  uint32_t count, uint64_t source_version);
 /* The words of the change script, for a signed invalidation or clear. */
 void publish_words(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition,
                    uint32_t count, uint64_t source_version);

@@ -1,9 +1,9 @@
 /*
  * receive.c - inward: verify, decode, raise fences, then applied.  On the loop's thread only.
  *
- * Nothing is parsed before its signature was verified.  Frames are not ordered or counted here, and a frame seen twice raises
- * its fences twice: a fence too high costs a miss, one too low a lie, so there is no reason to refuse what is
- * genuine.  What the log holds and we cannot read may be a change: the partition is then voided up to it.
+ * Nothing is parsed before its signature was verified.  Frames are not ordered or counted here, and a frame seen
+ * twice raises its fences twice: a fence too high costs a miss, one too low a lie, so there is no reason to refuse
+ * what is genuine.  What the log holds and we cannot read may be a change: the partition is then voided up to it.
  */
 #include <fleet.h>
 
@@ -95,7 +95,8 @@ static void receive_apply(struct fleet *fleet, uint32_t partition, const struct 
 
 /* ---- the channel ---- */
 
-/* Too many refusals in this second?  Then somebody feeds us rubbish, and a verification is dearer than a look at the log. */
+/* Too many refusals in this second?  Then somebody feeds us rubbish, and a verification is dearer than a look at
+ * the log. */
 static bool receive_flooded(struct receive *receive, int64_t now_ns)
 {
     if (now_ns - receive->refusals_since_ns > 1000 * FLEET_NS_PER_MS) {
@@ -154,8 +155,8 @@ static bool receive_entry(struct fleet *fleet, uint32_t partition, const struct 
     case RECEIVE_NEXT:
         break;
     }
-    if (receive_open(fleet, partition, (const uint8_t *)entry->items[1]->text, entry->items[1]->size, &frame, ret_why) !=
-        RECEIVE_GOOD) {
+    if (receive_open(fleet, partition, (const uint8_t *)entry->items[1]->text, entry->items[1]->size, &frame,
+                     ret_why) != RECEIVE_GOOD) {
         remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
         return false;
     }
@@ -166,7 +167,8 @@ static bool receive_entry(struct fleet *fleet, uint32_t partition, const struct 
     return true;
 }
 
-bool receive_log(struct fleet *fleet, uint32_t partition, const struct resp *entries, uint64_t position, uint64_t target)
+bool receive_log(struct fleet *fleet, uint32_t partition, const struct resp *entries, uint64_t position,
+                 uint64_t target)
 {
     const char *why = "entries are missing";
     struct remote_part page;
@@ -184,7 +186,9 @@ bool receive_log(struct fleet *fleet, uint32_t partition, const struct resp *ent
         return applied >= target;
     remote_repair(fleet->host, partition, position);
     remote_count(fleet->host, REMOTE_REPAIRS, 1);
-    remote_say(FRESHET_WARN, "%s: the log cannot be followed from position %" PRIu64 " on (%s): everything cached up to %"
-               PRIu64 " is void", fleet->name, applied + 1, why, position);
+    remote_say(FRESHET_WARN,
+               "%s: the log cannot be followed from position %" PRIu64 " on (%s): everything cached up to %" PRIu64
+               " is void",
+               fleet->name, applied + 1, why, position);
     return true;
 }

@@ -1,8 +1,8 @@
 /*
  * receive.h - inward: frames from the channel and from the log become fences.
  *
- * The channel makes it fast: a frame that verifies raises its fences at once, for its position is no more than a claim that
- * costs a miss when it is false.  The log alone moves `applied`, entry by entry, without a gap.
+ * The channel makes it fast: a frame that verifies raises its fences at once, for its position is no more than a
+ * claim that costs a miss when it is false.  The log alone moves `applied`, entry by entry, without a gap.
  */
 #ifndef BACKPLANE_RECEIVE_H
 #define BACKPLANE_RECEIVE_H
@@ -13,10 +13,10 @@
 
 struct fleet;
 
-#define RECEIVE_BUCKETS 256u
-#define RECEIVE_WAYS 4u
-#define RECEIVE_REACH 65536u /* how far beyond `applied` a channel's claim is believed */
-#define RECEIVE_REFUSALS 64u /* in a second; after them the channel's frames are hints only, unverified */
+#define RECEIVE_BUCKETS  256u
+#define RECEIVE_WAYS     4u
+#define RECEIVE_REACH    65536u /* how far beyond `applied` a channel's claim is believed */
+#define RECEIVE_REFUSALS 64u    /* in a second; after them the channel's frames are hints only, unverified */
 
 /* Digests of the frames verified lately, so that the log's copy of a frame need not be verified again. */
 struct receive {
@@ -51,8 +51,9 @@ bool receive_plausible(uint64_t applied, uint64_t position);
 /* A message of the channel; on the loop's thread, as the next. */
 void receive_channel(struct fleet *fleet, uint32_t partition, const char *bytes, size_t size);
 
-/* Entries of the log, as a report of the page's epoch brought them.  What leaves a gap or cannot be read voids the partition up
- * to `position`, which the same report showed.  True when the page is now complete up to `target`. */
-bool receive_log(struct fleet *fleet, uint32_t partition, const struct resp *entries, uint64_t position, uint64_t target);
+/* Entries of the log, as a report of the page's epoch brought them.  What leaves a gap or cannot be read voids the
+ * partition up to `position`, which the same report showed.  True when the page is now complete up to `target`. */
+bool receive_log(struct fleet *fleet, uint32_t partition, const struct resp *entries, uint64_t position,
+                 uint64_t target);
 
 #endif

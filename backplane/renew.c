@@ -1,10 +1,10 @@
 /*
- * renew.c - proven-at: when may this host say that it missed nothing?  Reports are sent here and their answers judged; the
- * log's entries go to receive.c, what waits for Redis to outbox.c.
+ * renew.c - proven-at: when may this host say that it missed nothing?  Reports are sent here and their answers
+ * judged; the log's entries go to receive.c, what waits for Redis to outbox.c.
  *
- * The judging is pure (renew_judge); the rest is who asks when.  Scripts rotate, hosts adopt: the one thing that a host may do
- * about an epoch is to claim a position that it knows of ("insist"), and it does so only where a server was seen to be
- * behind - at once in its own epoch, after finding the master anew in another one.
+ * The judging is pure (renew_judge); the rest is who asks when.  Scripts rotate, hosts adopt: the one thing that a
+ * host may do about an epoch is to claim a position that it knows of ("insist"), and it does so only where a server
+ * was seen to be behind - at once in its own epoch, after finding the master anew in another one.
  */
 #include <fleet.h>
 
@@ -12,18 +12,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RENEW_ENTRIES 256u       /* in one answer: verifying them takes some 40 ms of the loop */
-#define RENEW_RECENT_MS 10000    /* confirmed changes that are sent again after a rotation: the lost tail of a fail-over */
+#define RENEW_ENTRIES     256u /* in one answer: verifying them takes some 40 ms of the loop */
+#define RENEW_RECENT_MS   10000 /* confirmed changes that are sent again after a rotation: the lost tail of a fail-over */
 #define RENEW_RECENT_MOST 2048u
-#define RENEW_BATCH 256u
-#define RENEW_LEAST_MS 5u
+#define RENEW_BATCH       256u
+#define RENEW_LEAST_MS    5u
 
 enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, const struct answer *answer)
 {
     if (epoch != asked->page.epoch)
         return RENEW_MOVED;
     if (answer->epoch == epoch)
-        return answer->position < asked->page.position || answer->position < asked->page.applied ? RENEW_LOST : RENEW_SAME;
+        return answer->position < asked->page.position || answer->position < asked->page.applied ? RENEW_LOST
+                                                                                                 : RENEW_SAME;
     /* Positions rise over epochs: the lower one is the older history. */
     return answer->position < asked->page.position ? RENEW_OLDER : RENEW_ADOPT;
 }
@@ -91,10 +92,12 @@ static freshet_result renew_refused(const struct fleet *fleet, const struct answ
     const char *theirs = answer->count > 1 && answer->rest[1]->text ? answer->rest[1]->text : "?";
     const char *ours = answer->count > 2 && answer->rest[2]->text ? answer->rest[2]->text : "?";
     if (strcmp(what, "max_staleness") == 0)
-        return remote_fail(FRESHET_EINVAL, "the fleet of '%s' at %s allows max_staleness_ms up to %.24s, this tier up to "
-                           "%.24s: open it with at most that", fleet->name, redis, theirs, ours);
-    return remote_fail(FRESHET_EINVAL, "the fleet of '%s' at %s has %.24s %.24s, this tier %.24s", fleet->name, redis, what,
-                       theirs, ours);
+        return remote_fail(FRESHET_EINVAL,
+                           "the fleet of '%s' at %s allows max_staleness_ms up to %.24s, this tier up to "
+                           "%.24s: open it with at most that",
+                           fleet->name, redis, theirs, ours);
+    return remote_fail(FRESHET_EINVAL, "the fleet of '%s' at %s has %.24s %.24s, this tier %.24s", fleet->name, redis,
+                       what, theirs, ours);
 }
 
 static bool renew_adopt(struct fleet *fleet, uint32_t partition, const struct renew_asked *asked,
@@ -105,8 +108,8 @@ static bool renew_adopt(struct fleet *fleet, uint32_t partition, const struct re
     if (!remote_adopt(fleet->host, partition, asked->page.epoch, answer->epoch, answer->position, report->clear))
         return false;
     remote_count(fleet->host, REMOTE_ADOPTIONS, 1);
-    remote_say(FRESHET_INFO, "%s: partition %" PRIu32 " goes on in epoch %016" PRIx64 " from position %" PRIu64, fleet->name,
-               partition, answer->epoch, answer->position);
+    remote_say(FRESHET_INFO, "%s: partition %" PRIu32 " goes on in epoch %016" PRIx64 " from position %" PRIu64,
+               fleet->name, partition, answer->epoch, answer->position);
     return true;
 }
 
@@ -230,20 +233,22 @@ static uint32_t renew_unique(uint8_t (*hashes)[16], uint32_t count)
     return kept;
 }
 
-/* After a rotation the new history may lack what the old one confirmed last: queue it once more, before anything is proven. */
+/* After a rotation the new history may lack what the old one confirmed last: queue it once more, before anything
+ * is proven. */
 static void renew_send_recent(struct renew_part *part)
 {
     struct fleet *fleet = part->fleet;
-    uint8_t (*hashes)[16] = malloc(RENEW_RECENT_MOST * sizeof *hashes);
+    uint8_t(*hashes)[16] = malloc(RENEW_RECENT_MOST * sizeof *hashes);
     uint16_t slots[RENEW_BATCH];
     uint32_t count = RENEW_RECENT_MOST; /* without memory for the keys everything is sent: a clear */
 
     if (hashes)
-        count = renew_unique(hashes, remote_outbox_recent(fleet->host, part->partition, RENEW_RECENT_MS, RENEW_RECENT_MOST,
-                                                          hashes));
+        count = renew_unique(
+            hashes, remote_outbox_recent(fleet->host, part->partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes));
     for (uint32_t done = 0, batch; done < count; done += batch) {
         batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;
-        if (hashes && remote_outbox_add(fleet->host, part->partition, (const uint8_t(*)[16])(hashes + done), batch, slots)) {
+        if (hashes &&
+            remote_outbox_add(fleet->host, part->partition, (const uint8_t(*)[16])(hashes + done), batch, slots)) {
             remote_outbox_queue(fleet->host, slots, batch);
             continue;
         }
@@ -304,7 +309,8 @@ static void renew_older(struct renew_part *part, const struct answer *answer)
 
     part->catching_up = false;
     part->insist = true;
-    remote_say(FRESHET_WARN, "%s: Redis talks of an older history (position %" PRIu64 ", known %" PRIu64 "): connecting anew",
+    remote_say(FRESHET_WARN,
+               "%s: Redis talks of an older history (position %" PRIu64 ", known %" PRIu64 "): connecting anew",
                fleet->name, answer->position, part->asked.page.position);
     link_drop(fleet->ask);
     if (fleet->ears)
@@ -338,8 +344,6 @@ static void renew_judged(struct renew_part *part, const struct renew_report *rep
         part->insist = true;
         break;
     case RENEW_OLDER:
-        if (part->asked.insist) /* it was told and did not rotate: our claim is beyond belief; the next tick tries again */
-            part->insist = false;
         renew_older(part, &report->answer);
         break;
     }

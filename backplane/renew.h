@@ -1,10 +1,10 @@
 /*
  * renew.h - proven-at: ask for the head, compare it with what is applied, repair, adopt a new epoch.
  *
- * A question notes the time before it is sent.  When everything that its answer's position counts is in the fences, the
- * host was complete at that time: remote_prove.  Who holds the seat asks, per partition: a quarter of the bound after the
- * last time, and as soon as the channel hints at news.  A caller's thread that meets another epoch asks on its own line, to
- * adopt at once; it proves nothing.
+ * A question notes the time before it is sent.  When everything that its answer's position counts is in the fences,
+ * the host was complete at that time: remote_prove.  Who holds the seat asks, per partition: a quarter of the bound
+ * after the last time, and as soon as the channel hints at news.  A caller's thread that meets another epoch asks on
+ * its own line, to adopt at once; it proves nothing.
  */
 #ifndef BACKPLANE_RENEW_H
 #define BACKPLANE_RENEW_H
@@ -46,13 +46,13 @@ bool renew_read(struct renew_report *ret_report, const struct resp *reply);
 struct renew_part {
     struct fleet *fleet;
     uint32_t partition;
-    bool asking;                     /* one report is on its way; never two */
-    bool again;                      /* and another is wanted after it */
-    bool insist;                     /* the next one claims our position */
-    bool catching_up;                /* the log came in pieces: `question` and `target` are still the first one's */
+    bool asking;      /* one report is on its way; never two */
+    bool again;       /* and another is wanted after it */
+    bool insist;      /* the next one claims our position */
+    bool catching_up; /* the log came in pieces: `question` and `target` are still the first one's */
     struct remote_question question;
     uint64_t target;
-    uint64_t resent_epoch;           /* the epoch for which the recent changes were queued once more */
+    uint64_t resent_epoch; /* the epoch for which the recent changes were queued once more */
     struct renew_asked asked;
 };
 
@@ -66,7 +66,7 @@ struct renew {
 
 bool renew_init(struct fleet *fleet);
 void renew_fini(struct fleet *fleet);
-void renew_start(struct fleet *fleet);                         /* we hold the seat: renew from now on, as long as we do */
+void renew_start(struct fleet *fleet); /* we hold the seat: renew from now on, as long as we do */
 void renew_look_soon(struct fleet *fleet, uint32_t partition); /* something may be new */
 void renew_look_all(struct fleet *fleet);
 

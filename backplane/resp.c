@@ -346,8 +346,7 @@ static enum resp_flaw resp_hopeless(const struct resp_reader *reader)
     return size > reader->most ? RESP_LIMIT : RESP_SOUND;
 }
 
-/* hiredis keeps a big reply's buffer until the next bytes come, which on an idle connection may be never: begin afresh.
- */
+/* hiredis keeps a big reply's buffer until the next bytes come, which on an idle line may be never: begin afresh. */
 static void resp_slim(struct resp_reader *reader, size_t reply_size)
 {
     redisReader *fresh = NULL;

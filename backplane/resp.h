@@ -33,8 +33,7 @@ void resp_free(struct resp *reply); /* NULL is welcome */
 
 /* Is it an error whose first word is `code`?  "BUSY" is not "BUSYGROUP". */
 bool resp_is_error(const struct resp *reply, const char *code);
-/* Redis is there but not of service now: LOADING, MASTERDOWN, BUSY, TRYAGAIN, CLUSTERDOWN, no room for one more client.
- */
+/* Redis is there but not of service now: LOADING, MASTERDOWN, BUSY, TRYAGAIN, CLUSTERDOWN, no room for more clients. */
 bool resp_is_unavailable(const struct resp *reply);
 /* Redis does not want us: NOAUTH, NOPERM, WRONGPASS, READONLY, DENIED. */
 bool resp_is_refusal(const struct resp *reply);

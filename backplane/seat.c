@@ -1,9 +1,9 @@
 /*
  * seat.c - who listens for this host: watch the seat, take it, leave it.  On the loop's thread.
  *
- * A holder may be dead (kill -9), stopped, or cut off while we are not.  The first shows in its pid, the others in proven-at:
- * when it is older than half the bound, and our own connection is up, we take over; a holder that finds another in the
- * seat stops listening.  While Redis is away for everybody the seat stays where it is.
+ * A holder may be dead (kill -9), stopped, or cut off while we are not.  The first shows in its pid, the others in
+ * proven-at: when it is older than half the bound, and our own connection is up, we take over; a holder that finds
+ * another in the seat stops listening.  While Redis is away for everybody the seat stays where it is.
  */
 #include <fleet.h>
 
@@ -11,7 +11,7 @@
 #include <signal.h>
 
 #define SEAT_LEAST_MS 5u
-#define SEAT_PING_NS (1000 * FLEET_NS_PER_MS) /* how often a connection with nothing to do says a word */
+#define SEAT_PING_NS  (1000 * FLEET_NS_PER_MS) /* how often a connection with nothing to do says a word */
 
 static void seat_tick(void *arg);
 

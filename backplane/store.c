@@ -1,12 +1,13 @@
 /*
  * store.c - records in Redis: fetch, ticket, fill, on the caller's thread and its own line.
  *
- * A fetch reads record and head in one atomic step, so the head's position is as-of: what was confirmed up to it is in what we
- * read.  Where the head is not of the page's epoch, or is behind what we know, the answer could not be judged; then one look
- * (renew_look) has the page adopt what there is, and the question is asked once more.
+ * A fetch reads record and head in one atomic step, so the head's position is as-of: what was confirmed up to it is
+ * in what we read.  Where the head is not of the page's epoch, or is behind what we know, the answer could not be
+ * judged; then one look (renew_look) has the page adopt what there is, and the question is asked once more.
  *
- * Whether an answer may be served is core's to judge.  Here only what is no answer at all falls away: void by a clear, past its
- * time, or not sealed by a key holder for just this key - that is a miss, never an error, for anybody may write to Redis.
+ * Whether an answer may be served is core's to judge.  Here only what is no answer at all falls away: void by a
+ * clear, past its time, or not sealed by a key holder for just this key - that is a miss, never an error, for anybody
+ * may write to Redis.
  */
 #include <fleet.h>
 #include <store.h>
@@ -15,7 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define STORE_ROUNDS 2
+#define STORE_ROUNDS       2
 #define STORE_GIVE_BACK_MS 250
 
 enum store_agreement store_agrees(const struct stored_head *head, const struct remote_part *page)
@@ -51,7 +52,8 @@ static bool store_open(struct fleet *fleet, const struct remote_key *key, const 
         return true;
     buf->size = 0;
     remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
-    remote_say(FRESHET_DEBUG, "%s: an entry in Redis was not sealed for its key by a key holder, and is ignored", fleet->name);
+    remote_say(FRESHET_DEBUG, "%s: an entry in Redis was not sealed for its key by a key holder, and is ignored",
+               fleet->name);
     return false;
 }
 
@@ -118,8 +120,8 @@ static freshet_result store_fetched(struct fleet *fleet, const struct remote_key
     return store_answer(fleet, key, record->text, record->size, head.epoch, head.position, head.clear, answer, buf);
 }
 
-freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns, struct remote_answer *answer,
-                           freshet_buf *buf)
+freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns,
+                           struct remote_answer *answer, freshet_buf *buf)
 {
     struct fleet *fleet = remote;
     const struct fleet_names *names = &fleet->names[key->partition];
@@ -165,7 +167,8 @@ static void store_ticket_taken(const struct answer *said, const uint8_t context[
 
 /* One question.  *ret_again: a record of another history than the page's. */
 static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_key *key, const char *life,
-                                       int64_t deadline_ns, struct remote_answer *answer, freshet_buf *buf, bool *ret_again)
+                                       int64_t deadline_ns, struct remote_answer *answer, freshet_buf *buf,
+                                       bool *ret_again)
 {
     const struct fleet_names *names = &fleet->names[key->partition];
     uint8_t context[FLEET_CONTEXT_SIZE];
@@ -196,7 +199,8 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
         if (!*ret_again)
             result = store_answer(fleet, key, bytes, size, said.epoch, said.position, 0, answer, buf);
     }
-    /* A ticket keeps its worth: what is filled with it is as old as the fill.  But the page has to know the epoch then. */
+    /* A ticket keeps its worth: what is filled with it is as old as the fill.  But the page has to know the epoch
+     * then. */
     if (result == FRESHET_OK && said.epoch != page.epoch && !*ret_again && answer->found == REMOTE_TICKET)
         (void)renew_look(fleet, key->partition, false, deadline_ns);
     resp_free(reply);
@@ -225,9 +229,10 @@ freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t
 /* ---- fill ---- */
 
 /* The fill script's words and answer; `sealed_size` 0: give the ticket back. */
-static freshet_result store_fill_send(struct fleet *fleet, const struct remote_key *key, const struct remote_ticket *ticket,
-                                      const struct seal_facts *facts, const uint8_t *sealed, size_t sealed_size,
-                                      uint32_t ttl_ms, int64_t deadline_ns, struct answer *ret_said, struct resp **ret_reply)
+static freshet_result store_fill_send(struct fleet *fleet, const struct remote_key *key,
+                                      const struct remote_ticket *ticket, const struct seal_facts *facts,
+                                      const uint8_t *sealed, size_t sealed_size, uint32_t ttl_ms, int64_t deadline_ns,
+                                      struct answer *ret_said, struct resp **ret_reply)
 {
     const struct fleet_names *names = &fleet->names[key->partition];
     uint8_t context[FLEET_CONTEXT_SIZE], version[8], writer[8], source[8];
@@ -320,8 +325,8 @@ freshet_result store_fill(void *remote, const struct remote_key *key, const stru
     result = seal_value(fleet->keyring, &facts, content->value, size, sealed);
     if (result == FRESHET_OK) {
         remote_step("filling");
-        result = store_fill_send(fleet, key, ticket, &facts, sealed, size + SEAL_OVERHEAD, content->ttl_ms, deadline_ns, &said,
-                                 &reply);
+        result = store_fill_send(fleet, key, ticket, &facts, sealed, size + SEAL_OVERHEAD, content->ttl_ms, deadline_ns,
+                                 &said, &reply);
     }
     if (result == FRESHET_OK)
         result = store_filled(fleet, &said, &facts, ret_record);
@@ -339,7 +344,7 @@ void store_give_back(void *remote, const struct remote_key *key, const struct re
 
     if (lines_away(fleet->lines))
         return; /* it ends by itself */
-    (void)store_fill_send(fleet, key, ticket, &none, NULL, 0, 0, fleet_now_ns() + STORE_GIVE_BACK_MS * FLEET_NS_PER_MS, &said,
-                          &reply);
+    (void)store_fill_send(fleet, key, ticket, &none, NULL, 0, 0, fleet_now_ns() + STORE_GIVE_BACK_MS * FLEET_NS_PER_MS,
+                          &said, &reply);
     resp_free(reply);
 }

@@ -17,8 +17,8 @@ enum store_agreement store_agrees(const struct stored_head *head /* NULL: none *
 /* Is this record a live entry, at Redis's time `now_us`?  Pure. */
 bool store_lives(const struct stored_record *record, uint64_t clear, uint64_t now_us);
 
-freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns, struct remote_answer *answer,
-                           freshet_buf *buf);
+freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns,
+                           struct remote_answer *answer, freshet_buf *buf);
 freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t ticket_ms, int64_t deadline_ns,
                             struct remote_answer *answer, freshet_buf *buf);
 freshet_result store_fill(void *remote, const struct remote_key *key, const struct remote_ticket *ticket,

@@ -26,8 +26,7 @@ struct url_address { struct sockaddr_storage storage; socklen_t size; };
 freshet_result url_parse(struct url *ret_url, const char *text);
 void url_free(struct url *url);
 /* May block in the resolver: only on the library's own thread, or within join.  A name with several addresses gives the
- * `nth` of them, counted round: whoever fails at one tries the next ("localhost" may be ::1 first, and nobody there).
- */
+ * `nth` of them, counted round: whoever fails at one tries the next ("localhost" may be ::1 first, nobody there). */
 freshet_result url_resolve(const struct url *url, struct url_address *ret_address);
 freshet_result url_resolve_nth(const struct url *url, unsigned nth, struct url_address *ret_address);
 /* The same for a unix socket or a numeric host, which asks nobody; false for a name. */

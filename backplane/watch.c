@@ -1,16 +1,18 @@
 /*
- * watch.c - look over a fleet's shoulder without being a part of it: freshet_watch, and the small public helpers for keys.
+ * watch.c - look over a fleet's shoulder without being a part of it: freshet_watch, and the small public helpers for
+ * keys.
  *
- * A loop of its own subscribes; what it hears goes through a bounded queue to the caller's thread, which verifies, decodes and
- * calls back.  A callback that is slow loses messages (and is not told: the channel may lose them as well), never memory.
+ * A loop of its own subscribes; what it hears goes through a bounded queue to the caller's thread, which verifies,
+ * decodes and calls back.  A callback that is slow loses messages (and is not told: the channel may lose them as
+ * well), never memory.
  */
 #include <fleet.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 
-#define WATCH_QUEUE 1024u
-#define WATCH_PAUSE_NS (250 * FLEET_NS_PER_MS)
+#define WATCH_QUEUE      1024u
+#define WATCH_PAUSE_NS   (250 * FLEET_NS_PER_MS)
 #define WATCH_CONNECT_MS 5000u
 
 struct watch_message {
@@ -58,7 +60,8 @@ static void watch_subscribed(struct link *link, const struct resp *reply, void *
     (void)link;
     if (!reply || reply->type != RESP_ERROR)
         return; /* a lost connection is told by `down` */
-    (void)snprintf(text, sizeof text, "Redis refuses SUBSCRIBE (%.120s): give its user &freshet:* +subscribe", reply->text);
+    (void)snprintf(text, sizeof text, "Redis refuses SUBSCRIBE (%.120s): give its user &freshet:* +subscribe",
+                   reply->text);
     watch_end(arg, FRESHET_EREDIS, text);
 }
 
@@ -114,7 +117,8 @@ static void watch_start(struct loop *loop, void *arg)
 {
     struct watch *watch = arg;
 
-    watch->link = link_open(loop, &watch->url, watch->connect_ms, FRAME_MAX + FLEET_REPLY_ROOM, &watch_link_events, watch);
+    watch->link =
+        link_open(loop, &watch->url, watch->connect_ms, FRAME_MAX + FLEET_REPLY_ROOM, &watch_link_events, watch);
     if (watch->link)
         link_start(watch->link);
     else
@@ -172,7 +176,8 @@ static bool watch_show(struct watch *watch, const struct watch_message *message,
     }
     if (verdict == SEAL_GOOD) {
         seen.why = "garbled";
-        if (receive_judge(body, body_size, watch->cache, message->partition, watch->partitions, &frame) == RECEIVE_GOOD) {
+        if (receive_judge(body, body_size, watch->cache, message->partition, watch->partitions, &frame) ==
+            RECEIVE_GOOD) {
             seen.verified = true;
             seen.why = "";
             seen.kind = frame_kind_name(frame.kind);
@@ -188,7 +193,8 @@ static bool watch_show(struct watch *watch, const struct watch_message *message,
 }
 
 /* The next message, or none within a pause; *ret_result: the connection has ended (and the queue is empty). */
-static bool watch_next(struct watch *watch, int64_t end_ns, struct watch_message *ret_message, freshet_result *ret_result)
+static bool watch_next(struct watch *watch, int64_t end_ns, struct watch_message *ret_message,
+                       freshet_result *ret_result)
 {
     int64_t left = end_ns - fleet_now_ns();
     struct timespec until;
@@ -296,13 +302,14 @@ static freshet_result watch_check(const char *name, uint32_t partitions, const c
         return remote_fail(FRESHET_EINVAL, "partitions is %u: give at most %u", partitions, FRESHET_PARTITIONS_MAX);
     if (name[0] == '\0' || strnlen(name, FRESHET_NAME_MAX + 1) > FRESHET_NAME_MAX || name[0] == '.' ||
         name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")] != '\0')
-        return remote_fail(FRESHET_EINVAL, "the name must be 1 to %u letters, digits, '.', '_' or '-', not starting with '.'",
+        return remote_fail(FRESHET_EINVAL,
+                           "the name must be 1 to %u letters, digits, '.', '_' or '-', not starting with '.'",
                            FRESHET_NAME_MAX);
     return FRESHET_OK;
 }
 
-freshet_result freshet_watch(const char *name, uint32_t partitions, const char *url, const freshet_join_options *options,
-                             uint32_t duration_ms, freshet_watch_fn fn, void *arg)
+freshet_result freshet_watch(const char *name, uint32_t partitions, const char *url,
+                             const freshet_join_options *options, uint32_t duration_ms, freshet_watch_fn fn, void *arg)
 {
     struct watch *watch = NULL;
     freshet_result result;

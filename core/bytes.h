@@ -29,14 +29,14 @@ static inline uint64_t bytes_get64(const uint8_t *bytes)
 
 static inline void bytes_put32(uint8_t *bytes, uint32_t x)
 {
-    x = BYTES_LE32(x);
-    memcpy(bytes, &x, sizeof x);
+    const uint32_t little = BYTES_LE32(x);
+    memcpy(bytes, &little, sizeof little);
 }
 
 static inline void bytes_put64(uint8_t *bytes, uint64_t x)
 {
-    x = BYTES_LE64(x);
-    memcpy(bytes, &x, sizeof x);
+    const uint64_t little = BYTES_LE64(x);
+    memcpy(bytes, &little, sizeof little);
 }
 
 #endif

@@ -171,8 +171,8 @@ bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, 
 enum control_outbox_kind { OUTBOX_KEY = 1, OUTBOX_CLEAR = 2 };
 enum control_outbox_state {
     OUTBOX_FREE = 0,
-    OUTBOX_CLAIMED = 1, /* being filled in by its owner: nothing has been promised, so it blocks nobody; it is freed when
-                         * its owner dies */
+    OUTBOX_CLAIMED = 1, /* being filled in by its owner: nothing has been promised, so it blocks nobody; freed when its
+                         * owner dies */
     OUTBOX_SENDING = 2, /* its owner has it on the way to Redis */
     OUTBOX_QUEUED = 3,  /* nobody has: whoever holds the seat sends it */
 };

@@ -231,45 +231,43 @@ freshet_result host_open(struct freshet *cache)
     return result;
 }
 
-/* Close what nobody uses any more.  A writer that a stopped sibling holds up is left behind with all that it uses. */
-static void host_shut(struct host *host)
+/* Close what nobody uses any more.  False: its writer is held up by a stopped sibling, now or at an earlier close; then the
+ * map stays open in this process, and the next open of the directory goes on with it (LMDB allows no second one). */
+static bool host_shut(struct host *host)
 {
-    struct writer *writer = atomic_load(&host->writer);
-    bool left = false;
+    struct writer *writer = atomic_exchange(&host->writer, NULL);
+    bool left = false, locked;
 
     host_count_flush(host);
     if (writer)
         writer_close(writer, &left);
-    if (left) {
-        say(FRESHET_WARN, "%s: closed with its writer held up by a stopped process; its memory is left", host->dir.path);
-        return;
-    }
+    if (left)
+        say(FRESHET_WARN, "%s: closed with its writer held up by a stopped process; the map stays open", host->dir.path);
+    host->stuck |= left;
+    if (host->stuck)
+        return false;
     /* LMDB's last closer tidies its lock file: nobody may be opening meanwhile.  Late is better than never. */
-    bool locked = dir_lock(&host->dir, clock_boot_ns() + 2 * CLOCK_NS_PER_S) == FRESHET_OK;
-    tier_close(atomic_load(&host->tier));
-    atomic_store(&host->tier, NULL);
+    locked = dir_lock(&host->dir, clock_boot_ns() + 2 * CLOCK_NS_PER_S) == FRESHET_OK;
+    tier_close(atomic_exchange(&host->tier, NULL));
     dir_leave(&host->dir);
     if (locked)
         dir_unlock(&host->dir);
-    host_free(host);
+    return true;
 }
 
 void host_close(struct host *host)
 {
-    bool last;
+    struct host **link = &registry;
 
     if (host->born_in != atomic_load(&host_fork_generation))
         return; /* a child closes a handle that it never used: the host is the parent's */
+    /* All under the lock: this process must not open the map anew before it is closed. */
     pthread_mutex_lock(&registry_lock);
-    last = --host->references == 0;
-    if (last) {
-        struct host **link = &registry;
-
+    if (--host->references == 0 && host_shut(host)) {
         while (*link != host)
             link = &(*link)->next;
         *link = host->next;
-        /* Still under the lock: this process must not open the map anew before it is closed. */
-        host_shut(host);
+        host_free(host);
     }
     pthread_mutex_unlock(&registry_lock);
 }

@@ -28,6 +28,7 @@ struct host {
     unsigned references;
     unsigned born_in; /* the fork generation it was opened in */
     bool abandoned;   /* a child has left it behind */
+    bool stuck;       /* a writer was left behind at a close: never to be closed */
     struct dir dir;
     struct control control;
     struct control_shape shape;

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define BOUND 300
-#define HEAD "freshet:{default:0}:head"
+#define HEAD  "freshet:{default:0}:head"
 
 static freshet_stats stats_of(freshet *cache)
 {
@@ -110,7 +110,8 @@ TEST(what_redis_forgot_of_its_last_moments_is_sent_again)
     share(a, b, "k", "old");
     share(a, b, "kept", "v");
     (void)redis_do(&redis, "SAVE");
-    EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK); /* confirmed, and then forgotten: the record is back after the restart */
+    EXPECT_EQ(host_invalidate(a, "k"),
+              FRESHET_OK); /* confirmed, and then forgotten: the record is back after the restart */
     epoch = stats_of(a).epoch;
     redis_restart(&redis);
     EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
@@ -126,7 +127,8 @@ static void turn_back(struct redis *redis, freshet *cache, int changes)
 {
     size_t size;
     char head[256];
-    const char *bytes = redis_ask(redis, 2, (const void *const[]){"GET", HEAD}, (const size_t[]){3, strlen(HEAD)}, &size);
+    const char *bytes =
+        redis_ask(redis, 2, (const void *const[]){"GET", HEAD}, (const size_t[]){3, strlen(HEAD)}, &size);
 
     EXPECT(size > 0 && size <= sizeof head);
     memcpy(head, bytes, size);

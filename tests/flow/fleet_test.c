@@ -285,7 +285,8 @@ TEST(a_join_that_fails_leaves_the_cache_as_it_was)
     options.keyring = host_keyring();
     options.allow_evicting_redis = true;
     EXPECT_EQ(freshet_join(cache, redis.url, &options), FRESHET_OK);
-    EXPECT_EQ(host_get(cache, "k", NULL, 0), FRESHET_MISS); /* what the host knew alone is no part of the fleet's history */
+    EXPECT_EQ(host_get(cache, "k", NULL, 0),
+              FRESHET_MISS); /* what the host knew alone is no part of the fleet's history */
     freshet_close(cache);
 }
 
@@ -400,8 +401,8 @@ TEST(what_no_key_holder_signed_or_sealed_changes_nothing)
     for (int i = 0; i < 16; i++)
         snprintf(name + strlen(name), 3, "%02x", hash[i]);
     memset(record + 100, 'x', 60);
-    (void)redis_ask(&redis, 3, (const void *const[]){"SET", name, record}, (const size_t[]){3, strlen(name), sizeof record},
-                    NULL);
+    (void)redis_ask(&redis, 3, (const void *const[]){"SET", name, record},
+                    (const size_t[]){3, strlen(name), sizeof record}, NULL);
     EXPECT_EQ(host_get(b, "forged", NULL, 0), FRESHET_MISS);
     freshet_close(a);
     freshet_close(b);

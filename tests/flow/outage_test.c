@@ -229,7 +229,8 @@ TEST(an_entry_of_the_log_that_nobody_signed_voids_up_to_it)
     a = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
     b = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
     share(a, b, "k", "v");
-    /* A writer to Redis replaces the entry to come: the next change's id is taken, so its script leaps to a new epoch. */
+    /* A writer to Redis replaces the entry to come: the next change's id is taken, so its script leaps to a new
+     * epoch. */
     stats = stats_of(a);
     (void)redis_do(&redis, "XADD freshet:{default:0}:log %llu-0 f nonsense", (unsigned long long)stats.position + 1);
     EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK);

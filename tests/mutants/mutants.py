@@ -52,6 +52,9 @@ MUTANTS = [
     mutant('no fence', 'core/servable.c',
            "    if (record->as_of < servable_word(control_fence(control, key->partition, key->slot)))\n"
            "        return VOID_FENCE;\n", "",
+           race('log_test.a_lost_last_message')),
+    mutant('what comes from Redis is as new as its arrival', 'core/freshet.c',
+           "        .as_of = remote->as_of,", "        .as_of = (1ull << 53) - 1,",
            race('promotion_test.a_promotion_that_an_invalidation')),
     mutant('no floor', 'core/servable.c',
            "    if (record->as_of < servable_word(&part->floor))\n        return VOID_FLOOR;\n", "",
@@ -61,7 +64,7 @@ MUTANTS = [
            unit('servable_test.'), race('promotion_test.a_promotion_of_an_ended_history')),
     mutant('no clear', 'core/servable.c',
            "    if (record->born < servable_word(&part->clear))\n        return VOID_CLEAR;\n", "",
-           race('promotion_test.a_promotion_that_a_clear')),
+           race('promotion_test.after_a_clear')),
     mutant('pending changes are served', 'core/servable.c',
            "    if (control_outbox_pending(control, key))\n        return VOID_PENDING;\n", "",
            race('outbox_test.a_queued_invalidation')),
@@ -172,7 +175,7 @@ MUTANTS = [
     mutant('proven while changes wait', 'backplane/renew.c',
            "    if (outbox_busy(fleet, part->partition)) {\n"
            "        outbox_drain(fleet); /* and a look after it */\n        return;\n    }\n", "",
-           race('outbox_test.'), flow('outage_test.')),
+           race('outbox_test.while_a_change_waits')),
     # ---- P6
     mutant('signatures do not matter', 'backplane/receive.c',
            "        if (sealed != SEAL_GOOD) {", "        if (sealed == SEAL_SHORT) {",

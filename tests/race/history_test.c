@@ -24,8 +24,10 @@ static void begin(struct scene *scene)
     scene->b = host_join(fresh_dir(), &scene->redis, BOUND);
     EXPECT_EQ(host_put(scene->a, "k", "old"), FRESHET_OK);
     EXPECT_EQ(host_put(scene->a, "other", "old"), FRESHET_OK);
+    EXPECT_EQ(freshet_load(scene->a, "loaded", 6, NULL, host_loader, "old", NULL, NULL), FRESHET_OK);
     warm(scene->b, "k", "old");
     warm(scene->b, "other", "old");
+    warm(scene->b, "loaded", "old");
     scene->before = stats_of(scene->b);
 }
 
@@ -50,7 +52,8 @@ static void expect_new_history(struct scene *scene, int64_t confirmed_ns)
     EXPECT(b.position > scene->before.position && a.position >= b.applied && b.adoptions >= 1);
     EXPECT(test_until(stats_of(scene->b).applied >= a.position, 10000));
     EXPECT(stats_of(scene->b).floor > scene->before.position);
-    EXPECT_EQ(host_get(scene->b, "other", NULL, 0), FRESHET_MISS); /* of the ended history, in the tier and in Redis */
+    EXPECT_EQ(host_get(scene->b, "other", NULL, 0), FRESHET_MISS);  /* of the ended history, in the tier and in Redis */
+    EXPECT_EQ(host_get(scene->b, "loaded", NULL, 0), FRESHET_MISS); /* which no change has named since either */
     freshet_close(scene->a);
     freshet_close(scene->b);
     redis_stop(&scene->redis);

@@ -241,6 +241,26 @@ TEST(an_invalidation_whose_sender_is_killed_while_sending_is_not_lost)
     end(&scene);
 }
 
+/*
+ * Reports go through, changes do not: a host that owes the fleet an invalidation does not call itself fresh, or the
+ * fleet's newest state would be what this host is still keeping from it.
+ */
+TEST(while_a_change_waits_nothing_is_proven)
+{
+    struct scene scene;
+
+    begin(&scene);
+    EXPECT(strcmp(redis_do(&scene.redis, "CONFIG SET maxmemory 1"), "OK") == 0);
+    EXPECT_EQ(invalidate_within(scene.a, "k", 300), FRESHET_QUEUED);
+    EXPECT(test_until(stats_of(scene.a).proven_age_ms > 2 * BOUND, 10000));
+    EXPECT(stats_of(scene.b).proven_age_ms < BOUND); /* who owes nothing is proven */
+    EXPECT_EQ(host_peek(scene.a, "other", NULL, 0), FRESHET_MISS);
+    EXPECT(strcmp(redis_do(&scene.redis, "CONFIG SET maxmemory 0"), "OK") == 0);
+    expect_sent(&scene, scene.a);
+    EXPECT(test_until(host_gets(scene.a, "other", "still"), 5000));
+    end(&scene);
+}
+
 TEST(more_queued_keys_than_the_outbox_holds_become_a_clear)
 {
     struct scene scene;

@@ -1,5 +1,6 @@
 /*
- * decide_test.c - the fleet's decisions, apart from all sockets: what an answer means, who sits down, what may be believed.
+ * decide_test.c - the fleet's decisions, apart from all sockets: what an answer means, who sits down, what may be
+ * believed.
  */
 #include <admission.h>
 #include <answer.h>
@@ -29,7 +30,8 @@ TEST(an_answer_is_whole_or_none)
     uint64_t number;
 
     EXPECT(answer_read(&answer, &reply) && answer.status == ANSWER_OK);
-    EXPECT(answer.epoch == 7 && answer.position == 4294967297 && answer.time_us == 1700000000000000 && answer.count == 1);
+    EXPECT(answer.epoch == 7 && answer.position == 4294967297 && answer.time_us == 1700000000000000 &&
+           answer.count == 1);
     EXPECT(answer_number(&answer, 0, 12, &number) && number == 12);
     EXPECT(!answer_number(&answer, 0, 11, &number) && !answer_number(&answer, 1, 12, &number));
     reply.count = 3;
@@ -131,7 +133,11 @@ TEST(a_channels_claim_is_believed_only_nearby)
 TEST(a_frame_is_ours_only_in_its_cache_and_partition)
 {
     uint8_t cache[16] = "the cache", hashes[2][16] = {{1}, {2}}, body[FRAME_BODY_MAX];
-    struct frame frame = {.kind = FRAME_INVALIDATE, .version = 1, .writer = 2, .counter = 3, .count = 2,
+    struct frame frame = {.kind = FRAME_INVALIDATE,
+                          .version = 1,
+                          .writer = 2,
+                          .counter = 3,
+                          .count = 2,
                           .hashes = (const uint8_t(*)[16])hashes};
     struct frame got;
     size_t size;
@@ -142,7 +148,8 @@ TEST(a_frame_is_ours_only_in_its_cache_and_partition)
     EXPECT_EQ(receive_judge(body, size, cache, 0, 1, &got), RECEIVE_GOOD);
     EXPECT(got.count == 2 && memcmp(got.hashes[1], hashes[1], 16) == 0);
     EXPECT_EQ(receive_judge(body, size, cache, 1, 2, &got), RECEIVE_FOREIGN);
-    EXPECT_EQ(receive_judge(body, size, cache, 0, 2, &got), RECEIVE_FOREIGN); /* of two partitions a key is in the other */
+    EXPECT_EQ(receive_judge(body, size, cache, 0, 2, &got),
+              RECEIVE_FOREIGN); /* of two partitions a key is in the other */
     EXPECT_EQ(receive_judge(body, size - 1, cache, 0, 1, &got), RECEIVE_GARBLED);
     cache[0]++;
     EXPECT_EQ(receive_judge(body, size, cache, 0, 1, &got), RECEIVE_FOREIGN);
@@ -212,12 +219,16 @@ TEST(a_record_lives_until_its_expiry_and_the_clear)
 
 TEST(a_fit_redis_is_a_master_new_enough_that_keeps_its_keys)
 {
-    EXPECT_EQ(admission_judge("redis_version:7.0.15\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n", false, "x"), FRESHET_OK);
-    EXPECT_EQ(admission_judge("redis_version:6.2.0\r\nrole:master\r\nmaxmemory_policy:volatile-lru\r\n", false, "x"), FRESHET_OK);
+    EXPECT_EQ(admission_judge("redis_version:7.0.15\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n", false, "x"),
+              FRESHET_OK);
+    EXPECT_EQ(admission_judge("redis_version:6.2.0\r\nrole:master\r\nmaxmemory_policy:volatile-lru\r\n", false, "x"),
+              FRESHET_OK);
     EXPECT_EQ(admission_judge("redis_version:6.0.16\r\nrole:master\r\n", false, "x"), FRESHET_EREDIS);
     EXPECT_EQ(admission_judge("redis_version:8.0.0\r\nrole:slave\r\n", false, "x"), FRESHET_EREDIS);
-    EXPECT_EQ(admission_judge("redis_version:8.0.0\nrole:master\nmaxmemory_policy:allkeys-lfu\n", false, "x"), FRESHET_EREDIS);
-    EXPECT_EQ(admission_judge("redis_version:8.0.0\nrole:master\nmaxmemory_policy:allkeys-lfu\n", true, "x"), FRESHET_OK);
+    EXPECT_EQ(admission_judge("redis_version:8.0.0\nrole:master\nmaxmemory_policy:allkeys-lfu\n", false, "x"),
+              FRESHET_EREDIS);
+    EXPECT_EQ(admission_judge("redis_version:8.0.0\nrole:master\nmaxmemory_policy:allkeys-lfu\n", true, "x"),
+              FRESHET_OK);
     EXPECT_EQ(admission_judge("", false, "x"), FRESHET_EREDIS);
     EXPECT_EQ(admission_judge("redis_version:", false, "x"), FRESHET_EREDIS);
 }

@@ -93,6 +93,7 @@ TEST(an_answer_is_the_answer_whatever_its_size_and_bytes)
     uint64_t seed = 1;
     bool sent;
 
+    EXPECT(value);
     redis_start(&redis, NULL);
     lines = lines_to(redis.url, 1000);
     for (size_t i = 0; i < size; i++)

@@ -396,6 +396,7 @@ static void task_big(struct owner *owner)
     char *value = malloc(size);
     const char *argv[] = {"ECHO", value};
 
+    EXPECT(value);
     memset(value, 'v', size);
     EXPECT(link_ask(owner->link, 2, argv, (size_t[]){4, size}, 5000, owner_reply, owner));
     free(value);

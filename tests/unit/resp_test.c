@@ -263,6 +263,7 @@ TEST(elements_and_depth_have_an_end)
     freshet_result result;
     struct resp *reply;
 
+    EXPECT(bytes);
     EXPECT(REFUSED("*1048577\r\n"));
     EXPECT(REFUSED("*2147483647\r\n"));
     EXPECT(WAITS("*1048575\r\n"));
@@ -305,8 +306,11 @@ TEST(a_big_reply_leaves_no_big_buffer_behind)
     size_t size = (size_t)8 << 20;
     char *bytes = malloc(size + 32);
     struct mallinfo2 before = mallinfo2(), after;
-    size_t head = (size_t)sprintf(bytes, "$%zu\r\n", size);
     struct resp *reply;
+    size_t head;
+
+    EXPECT(bytes);
+    head = (size_t)sprintf(bytes, "$%zu\r\n", size);
 
     memset(bytes + head, 'v', size);
     memcpy(bytes + head + size, "\r\n", 2);
