@@ -167,8 +167,8 @@ void demo_show_table(const struct demo_figures *figures)
 
 void demo_show_fault(const struct demo_fault *fault)
 {
-    printf("  %-4s %s\n       %s\n       %s reads meanwhile, %s stale, largest age %s\n", fault->happened ? "ok" : "FAIL",
-           fault->name, fault->note, demo_commas(fault->sum.count[COUNT_READS]),
+    printf("  %-4s %s\n       %s\n", fault->happened ? "ok" : "FAIL", fault->name, fault->note);
+    printf("       %s reads meanwhile, %s stale, largest age %s\n", demo_commas(fault->sum.count[COUNT_READS]),
            demo_commas(fault->sum.count[COUNT_STALE]), span(fault->sum.oldest_ns));
     fflush(stdout);
 }

@@ -100,7 +100,7 @@ TEST(a_redis_restarted_without_its_data_is_joined_anew)
 
 TEST(what_redis_forgot_of_its_last_moments_is_sent_again)
 {
-    struct redis redis;
+    static struct redis redis; /* keeps its arguments */
     uint64_t epoch;
     freshet *a, *b;
 

@@ -79,7 +79,7 @@ TEST(without_redis_the_tier_serves_for_its_bound_and_then_misses)
 
 TEST(changes_that_redis_did_not_get_are_queued_and_arrive)
 {
-    struct redis redis;
+    static struct redis redis; /* keeps its arguments */
     char value[8];
     freshet *a, *b;
 
@@ -130,7 +130,7 @@ TEST(a_stopped_redis_blocks_nobody_beyond_the_deadline)
 TEST(a_dead_process_leaves_its_queued_changes_to_a_sibling)
 {
     const char *dir = fresh_dir();
-    struct redis redis;
+    static struct redis redis; /* keeps its arguments */
     int queued[2];
     char byte;
     freshet *a;
