@@ -109,11 +109,13 @@ void fleet_context(const struct fleet *fleet, uint64_t known_epoch, uint64_t hin
                    uint8_t ret_context[FLEET_CONTEXT_SIZE])
 {
     /* new epoch 8, new registry 16, known epoch 8, hint 8, max_staleness 4, partitions 2, 0 2, random 16 */
+    uint32_t max_staleness_ms = atomic_load(&fleet->max_staleness_ms);
+
     seal_random(ret_context, FLEET_CONTEXT_SIZE);
     ret_context[0] |= 1; /* an epoch is never 0 */
     bytes_put64(ret_context + 24, known_epoch);
     bytes_put64(ret_context + 32, hint);
-    bytes_put32(ret_context + 40, fleet->facts.tier_max_staleness_ms);
+    bytes_put32(ret_context + 40, max_staleness_ms ? max_staleness_ms : fleet->facts.tier_max_staleness_ms);
     bytes_put16(ret_context + 44, (uint16_t)fleet->facts.partitions);
     bytes_put16(ret_context + 46, 0);
     ret_context[48] |= 1; /* nor is a ticket */
@@ -142,12 +144,14 @@ int64_t fleet_boot_ns(const struct fleet *fleet, uint64_t redis_us)
     return boot_us <= 0 ? 0 : boot_us > INT64_MAX / 1000 - 1 ? INT64_MAX - 1 : boot_us * 1000;
 }
 
-void fleet_learn_clock(const struct fleet *fleet, int64_t asked_ns, int64_t answered_ns, uint64_t time_us)
+void fleet_learn(struct fleet *fleet, int64_t asked_ns, const struct renew_report *report)
 {
-    int64_t middle_us = (asked_ns + (answered_ns - asked_ns) / 2) / 1000;
-    int64_t offset = (int64_t)time_us - middle_us; /* both below 2^53 */
+    int64_t middle_us = (asked_ns + (fleet_now_ns() - asked_ns) / 2) / 1000;
+    int64_t offset = (int64_t)report->answer.time_us - middle_us; /* both below 2^53 */
 
     remote_set_clock(fleet->host, offset ? offset : 1); /* 0 means that it is not known */
+    if (report->max_staleness_ms >= fleet->facts.tier_max_staleness_ms)
+        atomic_store(&fleet->max_staleness_ms, (uint32_t)report->max_staleness_ms);
 }
 
 /* ---- the loop's thread ---- */

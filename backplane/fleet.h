@@ -30,6 +30,7 @@
 #define FLEET_CONTEXT_SIZE 64u
 #define FLEET_REPLY_ROOM   65536u /* bytes of a reply beside the value that it carries */
 #define FLEET_NS_PER_MS    1000000LL
+#define FLEET_STALENESS_MOST_MS 600000u /* freshet.h: the limit of max_staleness_ms */
 #define FLEET_REMEDY                                                                                                   \
     "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
 
@@ -62,6 +63,7 @@ struct fleet {
 
     /* any thread */
     _Atomic uint64_t counter; /* of our frames */
+    _Atomic uint32_t max_staleness_ms; /* the fleet's, once a report told it: who reports first after a FLUSHALL fixes it */
     _Atomic bool silent;      /* the loop's own connection does not get answers */
     _Atomic bool lost;        /* the loop's descriptors were closed behind our back */
     pthread_mutex_t lock;     /* guards `loop`; never held while waiting for Redis */
@@ -102,8 +104,8 @@ uint64_t fleet_time_us(const struct fleet *fleet);
 /* A moment of Redis's time (us; 0: never) as CLOCK_BOOTTIME ns (INT64_MAX: never). */
 int64_t fleet_boot_ns(const struct fleet *fleet, uint64_t redis_us);
 
-/* Learn Redis's clock from an answer. */
-void fleet_learn_clock(const struct fleet *fleet, int64_t asked_ns, int64_t answered_ns, uint64_t time_us);
+/* Learn from a report's answer, just received: Redis's clock, and the fleet's max_staleness. */
+void fleet_learn(struct fleet *fleet, int64_t asked_ns, const struct renew_report *report);
 
 /* Callers' threads: have the loop look; start it again if it was lost. */
 void fleet_wake(struct fleet *fleet);

@@ -106,31 +106,37 @@ static bool receive_flooded(struct receive *receive, int64_t now_ns)
     return receive->refusals >= RECEIVE_REFUSALS;
 }
 
-void receive_channel(struct fleet *fleet, uint32_t partition, const char *bytes, size_t size)
+/* A message that came over the channel: raise what it names.  False: refused; *ret_why says why. */
+static bool receive_message(struct fleet *fleet, uint32_t partition, const uint8_t *message, size_t size,
+                            const char **ret_why)
 {
-    const uint8_t *message = (const uint8_t *)bytes;
-    const char *why = "garbled";
     struct remote_part page;
     struct frame frame;
 
-    if (size == 0) /* somebody who joins tries whether he may publish */
-        return;
-    renew_look_soon(fleet, partition);
-    if (receive_flooded(&fleet->receive, fleet_now_ns())) {
-        remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
-        return;
-    }
+    *ret_why = "garbled";
     if (size < FRAME_CHANNEL_HEAD || receive_open(fleet, partition, message + FRAME_CHANNEL_HEAD,
-                                                  size - FRAME_CHANNEL_HEAD, &frame, &why) != RECEIVE_GOOD) {
-        fleet->receive.refusals++;
-        remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
-        remote_say(FRESHET_DEBUG, "a frame on the channel was refused: %s", why);
-        return;
-    }
+                                                  size - FRAME_CHANNEL_HEAD, &frame, ret_why) != RECEIVE_GOOD)
+        return false;
     remote_part(fleet->host, partition, &page);
     uint64_t position = bytes_get64(message), epoch = bytes_get64(message + 8);
     if (epoch == page.epoch && receive_plausible(page.applied, position))
         receive_apply(fleet, partition, &frame, position);
+    return true;
+}
+
+void receive_channel(struct fleet *fleet, uint32_t partition, const char *bytes, size_t size)
+{
+    const char *why = "too many others were";
+
+    if (size == 0) /* somebody who joins tries whether he may publish */
+        return;
+    if (receive_flooded(&fleet->receive, fleet_now_ns()) ||
+        !receive_message(fleet, partition, (const uint8_t *)bytes, size, &why)) {
+        fleet->receive.refusals++;
+        remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
+        remote_say(FRESHET_DEBUG, "a frame on the channel was refused: %s", why);
+    }
+    renew_look_soon(fleet, partition); /* after the fences: they are what somebody waits for */
 }
 
 /* ---- the log ---- */

@@ -39,7 +39,8 @@ bool renew_read(struct renew_report *ret_report, const struct resp *reply)
     if (answer->status == ANSWER_CONFLICT)
         return false;
     if (answer->status != ANSWER_OK || !answer_number(answer, 0, ANSWER_POSITION_MAX, &ret_report->clear) ||
-        ret_report->clear > answer->position || answer->count < 4) {
+        ret_report->clear > answer->position ||
+        !answer_number(answer, 1, FLEET_STALENESS_MOST_MS, &ret_report->max_staleness_ms) || answer->count < 4) {
         answer->status = ANSWER_GARBLED;
         answer->text = "a report's answer that makes no sense";
         return false;
@@ -129,7 +130,7 @@ static freshet_result renew_ask_line(struct fleet *fleet, uint32_t partition, bo
         return result;
     if (!renew_read(report, *ret_reply))
         return renew_refused(fleet, &report->answer);
-    fleet_learn_clock(fleet, asked->asked_ns, fleet_now_ns(), report->answer.time_us);
+    fleet_learn(fleet, asked->asked_ns, report);
     return FRESHET_OK;
 }
 
@@ -371,7 +372,7 @@ static void renew_answered(struct link *link, const struct resp *reply, void *ar
     }
     fleet->refused = false;
     fleet_heard(fleet, true, "");
-    fleet_learn_clock(fleet, part->asked.asked_ns, fleet_now_ns(), report.answer.time_us);
+    fleet_learn(fleet, part->asked.asked_ns, &report);
     renew_judged(part, &report);
     if (part->again && fleet->seat.held && link_is_up(fleet->ask) && !part->asking)
         renew_send(part);

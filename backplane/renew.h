@@ -36,7 +36,7 @@ enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, 
 /* What a report says beside the common head. */
 struct renew_report {
     struct answer answer;
-    uint64_t clear;
+    uint64_t clear, max_staleness_ms;
     const struct resp *entries; /* NULL: none */
 };
 /* Take a report's answer apart; false: it is none (answer.status tells).  Pure. */

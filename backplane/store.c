@@ -198,6 +198,8 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
         *ret_again = said.epoch != page.epoch || said.position < page.position || remote_clock(fleet->host) == 0;
         if (!*ret_again)
             result = store_answer(fleet, key, bytes, size, said.epoch, said.position, 0, answer, buf);
+        if (!*ret_again && answer->found == REMOTE_NONE)
+            answer->found = REMOTE_SEALED; /* waiting for another's fill would be in vain */
     }
     /* A ticket keeps its worth: what is filled with it is as old as the fill.  But the page has to know the epoch
      * then. */

@@ -537,7 +537,8 @@ static freshet_result load_remote(struct loading *l)
             control_count(&l->r.host->control, COUNT_REDIS_HITS, 1);
             return result;
         }
-        if (control_outbox_pending(&l->r.host->control, &l->r.key) || !load_pause(reading_deadline(&l->r), round))
+        if (answer.found == REMOTE_SEALED || control_outbox_pending(&l->r.host->control, &l->r.key) ||
+            !load_pause(reading_deadline(&l->r), round))
             return load_unkept(l);
     }
 }

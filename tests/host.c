@@ -279,7 +279,7 @@ _Noreturn static void run_server(const struct redis *redis, pid_t test)
 
     snprintf(log, sizeof log, "%s/redis.log", redis->dir);
     snprintf(port, sizeof port, "%d", redis->port);
-    for (size_t i = 0; i < 32 && redis->more[i]; i++)
+    for (size_t i = 0; i < 16 && redis->more[i][0]; i++)
         words[count++] = redis->more[i];
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != test)
@@ -346,8 +346,8 @@ static void start(struct redis *redis, const char *const *more, bool tcp)
     snprintf(redis->url, sizeof redis->url, "unix://%s", redis->socket);
     if (strlen(redis->socket) >= sizeof((struct sockaddr_un *)0)->sun_path)
         test_skip("TMPDIR is too long a path for a unix socket");
-    for (size_t i = 0; more && more[i] && i < 31; i++)
-        redis->more[i] = strdup(more[i]);
+    for (size_t i = 0; more && more[i] && i < 16; i++)
+        snprintf(redis->more[i], sizeof redis->more[i], "%s", more[i]);
     for (int tries = 0; tries < 5; tries++) {
         redis->port = tcp ? free_port() : 0;
         if (launch(redis))

@@ -17,7 +17,7 @@ struct redis {
     char url[200];     /* unix://SOCKET */
     int port;          /* 0: unix socket only */
     char password[64]; /* set it after telling the server one ("ACL SETUSER", "--requirepass"): redis_do then says it first */
-    char *more[32];    /* the arguments given, for redis_restart */
+    char more[16][80]; /* the arguments given, for redis_restart */
 };
 
 /* Start redis-server with a few more arguments ("--save", "", ..., NULL-terminated; NULL: none). Waits until it answers. */

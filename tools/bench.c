@@ -236,7 +236,8 @@ static bool prepare(struct bench *bench, bool needs_redis, bool uses_redis)
         return true;
     if (!bench_server_start(bench)) {
         if (needs_redis)
-            return bench_stop(bench, "needs redis-server on the PATH (it starts one of its own), and could not start it");
+            return bench_stop(bench,
+                              "needs redis-server on the PATH (it starts one of its own), and could not start it");
         tool_note("bench %s: no redis-server on the PATH: measuring a tier of this host alone", bench->name);
         return true;
     }

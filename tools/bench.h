@@ -15,11 +15,11 @@
 
 #include "tool.h"
 
-#define BENCH_KEY 32u      /* bytes of every key */
-#define BENCH_ROWS 16
+#define BENCH_KEY        32u /* bytes of every key */
+#define BENCH_ROWS       16
 #define BENCH_SLICES_MAX 64
-#define BENCH_THREADS 8    /* that fill a joined tier: each record is a question to Redis, or two */
-#define BENCH_MOVED 1.30   /* a floor whose spread is above this proves nothing */
+#define BENCH_THREADS    8    /* that fill a joined tier: each record is a question to Redis, or two */
+#define BENCH_MOVED      1.30 /* a floor whose spread is above this proves nothing */
 
 struct bench_row {
     char name[48];
@@ -30,7 +30,7 @@ struct bench_row {
 struct bench {
     struct tool *tool;
     const char *name;
-    char dir[256];     /* all that the run makes is in it */
+    char dir[256]; /* all that the run makes is in it */
     char keyring[288];
     char socket[288], url[320]; /* the private Redis; "" when there is none */
     pid_t server;

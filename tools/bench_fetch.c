@@ -1,18 +1,18 @@
 /*
  * bench_fetch.c - a get that the tier cannot answer, beside a synchronous hiredis GET of the same bytes.
  *
- * Another host has loaded the records, so this one's tier has none of them; each is fetched once.  What is ours: a question
- * of two keys, a sealed answer to open and to judge, its record for the tier.  Both sides wait for Redis most of the
- * time, so wall time counts.
+ * Another host has loaded the records, so this one's tier has none of them; each is fetched once.  What is ours: a
+ * question of two keys, a sealed answer to open and to judge, its record for the tier.  Both sides wait for Redis most
+ * of the time, so wall time counts.
  */
 #include "bench.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define RECORDS 20000u
+#define RECORDS       20000u
 #define RECORDS_QUICK 4000u
-#define SLICE 200u /* operations between turns: a few milliseconds */
+#define SLICE         200u /* operations between turns: a few milliseconds */
 
 struct sides {
     freshet *cache;
@@ -115,8 +115,8 @@ static bool run_size(struct bench *bench, struct sides *sides, uint32_t size, co
         return false;
     spread = bench_spread(sides->slice_floors, count / SLICE);
     for (int tail = 0; tail < 2; tail++) {
-        struct bench_row *row = bench_row_add(bench, tail ? 0 : 1.8, "%uk/%s/%s", count / 1000, size_name,
-                                              tail ? "p99" : "p50");
+        struct bench_row *row =
+            bench_row_add(bench, tail ? 0 : 1.8, "%uk/%s/%s", count / 1000, size_name, tail ? "p99" : "p50");
 
         row->ours = bench_quantile(sides->ours, count, tail ? 0.99 : 0.5);
         row->floor = bench_quantile(sides->floors, count, tail ? 0.99 : 0.5);

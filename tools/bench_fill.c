@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLICE 2000u /* records between turns */
-#define SLICES 41u
+#define SLICE        2000u /* records between turns */
+#define SLICES       41u
 #define SLICES_QUICK 11u
-#define FLUSH_EVERY 500u
+#define FLUSH_EVERY  500u
 
 struct sides {
     freshet *cache;

@@ -2,18 +2,18 @@
  * bench_get.c - a hit in the tier, beside raw LMDB with the same data.
  *
  * The tier is one that has joined a fleet, because that is what users have: the proof of freshness is looked at in
- * every read.  Both sides copy the value into one buffer that is used again, walk the same sequence of keys, and are timed by
- * the thread's own CPU time: the machine's other work is not ours.
+ * every read.  Both sides copy the value into one buffer that is used again, walk the same sequence of keys, and are
+ * timed by the thread's own CPU time: the machine's other work is not ours.
  */
 #include "bench.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define RECORDS 100000u
-#define SLICE 100000u       /* operations between turns */
-#define SEQUENCE (1u << 20) /* the slices walk through it, so that no two are alike */
-#define SLICES 31u
+#define RECORDS      100000u
+#define SLICE        100000u    /* operations between turns */
+#define SEQUENCE     (1u << 20) /* the slices walk through it, so that no two are alike */
+#define SLICES       31u
 #define SLICES_QUICK 7u
 
 struct sides {
@@ -61,7 +61,8 @@ static bool measure(struct bench *bench, struct sides *sides, bool zipf, struct 
         if (i % 2 == 0)
             our_ns = get_slice(sides, at, &misses);
         if (raw_ns < 0 || tool_ended || (misses > 0 && ++again > slices)) {
-            good = bench_stop(bench, raw_ns < 0 ? "LMDB lost a record" : "the tier's proof of freshness runs out again and again");
+            good = bench_stop(bench, raw_ns < 0 ? "LMDB lost a record"
+                                                : "the tier's proof of freshness runs out again and again");
             break;
         }
         if (misses > 0) {
@@ -114,8 +115,8 @@ bool bench_get(struct bench *bench)
 
         good = fill(bench, &sides, sizes[s], joined);
         for (int zipf = 1; zipf >= 0 && good; zipf--) {
-            struct bench_row *row = bench_row_add(bench, zipf ? 1.4 : 0, "100k/%s/%s", size_names[s],
-                                                  zipf ? "zipf" : "uniform");
+            struct bench_row *row =
+                bench_row_add(bench, zipf ? 1.4 : 0, "100k/%s/%s", size_names[s], zipf ? "zipf" : "uniform");
 
             bench_progress(bench, "measuring %s", row->name);
             good = measure(bench, &sides, zipf, row);

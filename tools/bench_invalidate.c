@@ -2,8 +2,8 @@
  * bench_invalidate.c - from the call on one host to gone on the other, beside raw PUBLISH to a subscriber plus one
  * signature made and one checked.
  *
- * Three processes: this one is host A and the publisher; the reader is host B, which reads the key over and over until its
- * tier no longer serves it; the subscriber blocks in hiredis.  Stamps are CLOCK_BOOTTIME, the same for all.
+ * Three processes: this one is host A and the publisher; the reader is host B, which reads the key over and over until
+ * its tier no longer serves it; the subscriber blocks in hiredis.  Stamps are CLOCK_BOOTTIME, the same for all.
  *
  * The reader would take a core from the very threads that are being measured, so it runs as SCHED_IDLE: whoever has
  * work comes first.  Since a core that is busy so is also quicker to wake than one asleep, it goes on
@@ -25,14 +25,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ROUNDS 2000u
+#define ROUNDS       2000u
 #define ROUNDS_QUICK 400u
-#define SLICE 50u        /* rounds between turns */
-#define MESSAGE 160u     /* bytes of a channel message with one key */
-#define SIGNED 72u       /* bytes of a frame with one key */
-#define PATIENCE_MS 10000
-#define CHANNEL "bench:floor"
-#define WARM "warm" /* the key that is read while the floor is measured */
+#define SLICE        50u  /* rounds between turns */
+#define MESSAGE      160u /* bytes of a channel message with one key */
+#define SIGNED       72u  /* bytes of a frame with one key */
+#define PATIENCE_MS  10000
+#define CHANNEL      "bench:floor"
+#define WARM         "warm" /* the key that is read while the floor is measured */
 
 /* What the processes share. */
 struct shared {

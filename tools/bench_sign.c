@@ -1,5 +1,5 @@
 /*
- * bench_sign.c - the part of invalidate's floor that no network is to blame for: one Ed25519 signature made and checked.
+ * bench_sign.c - the part of invalidate's floor that no network is to blame for: an Ed25519 signature made and checked.
  */
 #include "bench.h"
 

@@ -1,8 +1,8 @@
 /*
  * cmd_get.c - freshet get: one entry, as a reader of the tier would get it.
  *
- * The value goes to standard output as it is, so that `freshet get k | ...` is exact to the byte; what is known of it is
- * for --json.
+ * The value goes to standard output as it is, so that `freshet get k | ...` is exact to the byte; what is known of it
+ * is for --json.
  */
 #include "tool.h"
 

@@ -18,10 +18,11 @@ int cmd_keygen(struct tool *tool)
             json_text(&json, "like", tool->like);
         json_close(&json, '}');
     } else if (tool->like) {
-        printf("%s and %s now trust each other; give the other hosts' files the new \"trust\" line of %s\n", tool->args[0],
-               tool->like, tool->like);
+        printf("%s and %s now trust each other; give the other hosts' files the new \"trust\" line of %s\n",
+               tool->args[0], tool->like, tool->like);
     } else {
-        printf("%s is the keyring of a new fleet; make the other hosts' with --like %s\n", tool->args[0], tool->args[0]);
+        printf("%s is the keyring of a new fleet; make the other hosts' with --like %s\n", tool->args[0],
+               tool->args[0]);
     }
     return TOOL_DONE;
 }

@@ -47,8 +47,8 @@ static int tell(struct tool *tool, freshet_result result, const freshet_change *
     if (result == FRESHET_OUTDATED)
         return tool_error(tool, TOOL_FAILED, "outdated", "%s: %s", what, freshet_result_text(result));
     if (result != FRESHET_OK)
-        tool_note("Redis has not confirmed it: it is kept in the tier and sent as soon as Redis answers, by any process "
-                  "that has joined");
+        tool_note("Redis has not confirmed it: it is kept in the tier, and any process that has joined sends it as "
+                  "soon as Redis answers");
     if (tool->json) {
         json_open(&json, NULL, '{');
         json_text(&json, "result", tool_result(result));

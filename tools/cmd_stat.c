@@ -143,7 +143,8 @@ static void print_freshness(const freshet_stats *stats)
     row_number("floor", stats->floor, "");
     snprintf(text, sizeof text, "%016llx", (unsigned long long)stats->epoch);
     row("epoch", stats->fleet ? text : "-", "");
-    row_number("partitions", stats->partitions, stats->partitions > 1 ? "the above: of partition 0; proven: the worst" : "");
+    row_number("partitions", stats->partitions,
+               stats->partitions > 1 ? "the above: of partition 0; proven: the worst" : "");
     snprintf(text, sizeof text, "pid %d", stats->subscriber_pid);
     row("subscriber", stats->subscriber_pid ? text : stats->fleet ? "nobody" : "-", "");
     row_number("outbox", stats->outbox, stats->outbox ? "changes wait for Redis" : "");

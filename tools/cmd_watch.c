@@ -93,9 +93,9 @@ static void show_line(const struct watching *watching, const freshet_frame_seen 
                (unsigned long long)frame->key_id);
         return;
     }
-    printf("%s  verified  %-10s  partition %u  position %llu  writer %016llx  keys %u:", tool_time(frame->version, time),
-           frame->kind, frame->partition, (unsigned long long)frame->position, (unsigned long long)frame->writer,
-           frame->keys);
+    printf("%s  verified  %-10s  partition %u  position %llu  writer %016llx  keys %u:",
+           tool_time(frame->version, time), frame->kind, frame->partition, (unsigned long long)frame->position,
+           (unsigned long long)frame->writer, frame->keys);
     for (uint32_t i = 0; i < frame->keys; i++) {
         const freshet_key *key = known_key(watching, frame->hashes[i]);
 

@@ -586,7 +586,7 @@ static void fault_kill(struct demo_fault *fault)
     look(before);
     w = subscriber_of_host_1(&before[0]);
     while (atomic_load(&stage.demo.shared->worker[w].stage) != STAGE_INVALIDATING && demo_now_ns() < end)
-        continue; /* a moment of some hundred microseconds: look without a pause */
+        demo_pause(10000); /* it lasts some hundred microseconds */
     pid = stage.worker_pid[w];
     killed_ns = demo_now_ns();
     end_process(&stage.worker_pid[w], SIGKILL);

@@ -1,8 +1,8 @@
 /*
  * json.h - a small strict JSON writer: what the tool says to programs.
  *
- * It writes straight to a stream, puts the commas itself, and cannot write what is not JSON: text that is no valid UTF-8
- * becomes base64 and says so in a second field, NAME_encoding; a number that is not finite becomes null.
+ * It writes straight to a stream, puts the commas itself, and cannot write what is not JSON: text that is no valid
+ * UTF-8 becomes base64 and says so in a second field, NAME_encoding; a number that is not finite becomes null.
  */
 #ifndef TOOLS_JSON_H
 #define TOOLS_JSON_H

@@ -16,9 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LEAST_BOUND_MS 20u   /* what every tier allows */
-#define USUAL_BOUND_MS 500u  /* what the library takes for 0 */
-#define SCRATCH_TIER (8u << 20)
+#define LEAST_BOUND_MS 20u  /* what every tier allows */
+#define USUAL_BOUND_MS 500u /* what the library takes for 0 */
+#define SCRATCH_TIER   (8u << 20)
 
 volatile sig_atomic_t tool_ended;
 
@@ -113,9 +113,10 @@ bool tool_tier_exists(const struct tool *tool)
 }
 
 /*
- * Be one more process that has the tier open, before the library looks at it: a shared OFD lock on byte 1 of the file
- * `lock`.  The library sets aside a page that does not fit (another name, another boot) only while nobody uses it, and a
- * mistyped -n must not cost somebody's cache.  Returns the descriptor to close when the tier is open; -1: there is none.
+ * Be one more process that has the tier open, before the library looks at it: a shared OFD lock on byte 1 of the
+ * file `lock`.  The library sets aside a page that does not fit (another name, another boot) only while nobody uses it,
+ * and a mistyped -n must not cost somebody's cache.  Returns the descriptor to close when the tier is open; -1: there
+ * is none.
  */
 static int hold_tier(const char *dir)
 {
@@ -147,8 +148,8 @@ static freshet_result open_with(const struct tool *tool, const char *dir, uint32
     return freshet_open(ret_cache, &options);
 }
 
-/* Open an existing tier under the bound that it was made with, which only the tier knows: ask for the usual one, else for
- * the least, and look. */
+/* Open an existing tier under the bound that it was made with, which only the tier knows: ask for the usual one, else
+ * for the least, and look. */
 static freshet_result open_existing(const struct tool *tool, const char *dir, freshet **ret_cache)
 {
     freshet_stats stats = FRESHET_INIT(freshet_stats);

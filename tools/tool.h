@@ -7,8 +7,8 @@
 #ifndef TOOLS_TOOL_H
 #define TOOLS_TOOL_H
 
-#include <freshet_fleet.h>
 #include "json.h"
+#include <freshet_fleet.h>
 #include <signal.h>
 
 /* The exit statuses, as the man page has them. */
@@ -48,9 +48,9 @@ int cmd_bench(struct tool *tool);
 /* ---- opening ---- */
 
 enum tool_open {
-    TOOL_LOOK = 0,    /* an existing tier, as it is; joined to its fleet never */
-    TOOL_JOIN = 1,    /* joined when a url was given, on a temporary tier when there is none in the directory */
-    TOOL_MAKE = 2     /* made when absent */
+    TOOL_LOOK = 0, /* an existing tier, as it is; joined to its fleet never */
+    TOOL_JOIN = 1, /* joined when a url was given, on a temporary tier when there is none in the directory */
+    TOOL_MAKE = 2  /* made when absent */
 };
 /* Open the tier that the command line names.  Anything but TOOL_DONE is the status to exit with; it has been told. */
 int tool_open(struct tool *tool, unsigned how, freshet **ret_cache);

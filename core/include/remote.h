@@ -35,7 +35,8 @@ struct remote_ticket {
 enum remote_found {
     REMOTE_RECORD, /* an entry: *record and buf */
     REMOTE_NONE,   /* Redis answered: no live entry (for `ticket`: and somebody else may fill it) */
-    REMOTE_TICKET  /* no entry, and the right to fill it is ours */
+    REMOTE_TICKET, /* no entry, and the right to fill it is ours */
+    REMOTE_SEALED  /* an entry that this host cannot open, or that has just expired: nobody gets a ticket for it */
 };
 
 struct remote_answer {

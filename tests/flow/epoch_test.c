@@ -56,6 +56,27 @@ TEST(after_flushall_all_hosts_go_on_in_one_new_epoch)
     freshet_close(b);
 }
 
+/* Whoever reports first after the loss writes the new head, be it the host with the smaller limit. */
+TEST(after_flushall_hosts_of_different_limits_are_all_proven_again)
+{
+    struct redis redis;
+    freshet *slow, *quick;
+
+    redis_start(&redis, NULL);
+    slow = host_join(fresh_dir(), &redis, 4000);
+    quick = host_join(fresh_dir(), &redis, 100);
+    for (int round = 0; round < 2; round++) {
+        uint64_t epoch = stats_of(slow).epoch;
+
+        (void)redis_do(&redis, "FLUSHALL");
+        EXPECT(test_until(proven_in_another(quick, epoch), 5000)); /* it looks forty times as often */
+        EXPECT(test_until(proven_in_another(slow, epoch), 5000));
+        share(slow, quick, "k", "v");
+    }
+    freshet_close(slow);
+    freshet_close(quick);
+}
+
 TEST(a_change_that_meets_the_new_epoch_first_is_seen_by_all)
 {
     struct redis redis;
