@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define BACKOFF_LEAST_MS 10u
-#define BACKOFF_MOST_MS 2000u
+#define BACKOFF_MOST_MS  2000u
 
 struct backoff {
     uint64_t random; /* splitmix64's state */

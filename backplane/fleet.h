@@ -26,13 +26,12 @@
 #include <time.h>
 #include <url.h>
 
-#define FLEET_NAME_SIZE    128u /* "freshet:{NAME:PP}:record:" and 32 digits fit well */
-#define FLEET_CONTEXT_SIZE 64u
-#define FLEET_REPLY_ROOM   65536u /* bytes of a reply beside the value that it carries */
-#define FLEET_NS_PER_MS    1000000LL
+#define FLEET_NAME_SIZE         128u /* "freshet:{NAME:PP}:record:" and 32 digits fit well */
+#define FLEET_CONTEXT_SIZE      64u
+#define FLEET_REPLY_ROOM        65536u /* bytes of a reply beside the value that it carries */
+#define FLEET_NS_PER_MS         1000000LL
 #define FLEET_STALENESS_MOST_MS 600000u /* freshet.h: the limit of max_staleness_ms */
-#define FLEET_REMEDY                                                                                                   \
-    "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
+#define FLEET_REMEDY            "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
 
 /* A partition's names in Redis. */
 struct fleet_names {
@@ -63,11 +62,12 @@ struct fleet {
 
     /* any thread */
     _Atomic uint64_t counter; /* of our frames */
-    _Atomic uint32_t max_staleness_ms; /* the fleet's, once a report told it: who reports first after a FLUSHALL fixes it */
-    _Atomic bool silent;      /* the loop's own connection does not get answers */
-    _Atomic bool lost;        /* the loop's descriptors were closed behind our back */
-    pthread_mutex_t lock;     /* guards `loop`; never held while waiting for Redis */
-    pthread_cond_t news;      /* something was proven */
+    _Atomic uint32_t
+        max_staleness_ms; /* the fleet's, once a report told it: who reports first after a FLUSHALL fixes it */
+    _Atomic bool silent;  /* the loop's own connection does not get answers */
+    _Atomic bool lost;    /* the loop's descriptors were closed behind our back */
+    pthread_mutex_t lock; /* guards `loop`; never held while waiting for Redis */
+    pthread_cond_t news;  /* something was proven */
     struct loop *loop;
 
     /* the loop's thread */

@@ -14,23 +14,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FRAME_KEYS_MAX 1024u
-#define FRAME_SIGNED_HEAD 72u  /* key id and signature */
+#define FRAME_KEYS_MAX     1024u
+#define FRAME_SIGNED_HEAD  72u /* key id and signature */
 #define FRAME_CHANNEL_HEAD 16u
-#define FRAME_BODY_HEAD 56u    /* body without hashes: see PROTOCOL.md */
-#define FRAME_BODY_MAX (FRAME_BODY_HEAD + 16u * FRAME_KEYS_MAX)
-#define FRAME_MAX (FRAME_SIGNED_HEAD + FRAME_BODY_MAX)
+#define FRAME_BODY_HEAD    56u /* body without hashes: see PROTOCOL.md */
+#define FRAME_BODY_MAX     (FRAME_BODY_HEAD + 16u * FRAME_KEYS_MAX)
+#define FRAME_MAX          (FRAME_SIGNED_HEAD + FRAME_BODY_MAX)
 
 enum frame_kind { FRAME_INVALIDATE = 1, FRAME_PUT = 2, FRAME_CLEAR = 3 };
 
 struct frame {
-    uint8_t kind;             /* enum frame_kind */
-    uint8_t cache[16];        /* hash of the cache's name: remote_hash(name, name, size) */
+    uint8_t kind;      /* enum frame_kind */
+    uint8_t cache[16]; /* hash of the cache's name: remote_hash(name, name, size) */
     uint16_t partition;
-    uint64_t version;         /* us of Redis's time, by the writer's estimate */
-    uint64_t writer;          /* random id of the writing process */
-    uint64_t counter;         /* of that writer; audit only */
-    uint64_t source_version;  /* 0: none */
+    uint64_t version;        /* us of Redis's time, by the writer's estimate */
+    uint64_t writer;         /* random id of the writing process */
+    uint64_t counter;        /* of that writer; audit only */
+    uint64_t source_version; /* 0: none */
     uint16_t count;
     const uint8_t (*hashes)[16]; /* decode: into the body given */
 };

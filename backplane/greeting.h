@@ -9,9 +9,9 @@
 #include <url.h>
 
 struct greeting {
-    char *bytes;  /* all commands, to be sent at once; they hold the password */
+    char *bytes; /* all commands, to be sent at once; they hold the password */
     size_t size;
-    int count;    /* replies to expect: 1 to 3 */
+    int count; /* replies to expect: 1 to 3 */
     bool auth, select;
 };
 

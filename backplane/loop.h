@@ -34,7 +34,7 @@ bool loop_close(struct loop *loop);
 void loop_abandon(struct loop *loop); /* child after fork: close our copies of its sockets, touch nothing else, leak */
 void loop_wake(struct loop *loop);    /* any thread, for as long as the loop is not closed */
 bool loop_is_lost(const struct loop *loop); /* any thread */
-void *loop_uv(struct loop *loop);     /* uv_loop_t *, for link.c */
+void *loop_uv(struct loop *loop);           /* uv_loop_t *, for link.c */
 
 /* On the loop's thread.  One shot or repeated (repeat_ms > 0); set again as often as you like. */
 struct loop_timer *loop_timer_open(struct loop *loop, void (*fn)(void *arg), void *arg); /* NULL: no memory */

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RENEW_ENTRIES     256u /* in one answer: verifying them takes some 40 ms of the loop */
+#define RENEW_ENTRIES     256u  /* in one answer: verifying them takes some 40 ms of the loop */
 #define RENEW_RECENT_MS   10000 /* what was confirmed so lately is sent again after a rotation */
 #define RENEW_RECENT_MOST 2048u
 #define RENEW_BATCH       256u

@@ -14,19 +14,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RESP_ELEMENTS_MAX 1048576u     /* in one reply, at all depths together */
-#define RESP_DEPTH_MAX 7u              /* arrays in arrays */
-#define RESP_LINE_MAX 65536u           /* bytes of a status, an error, a number */
-#define RESP_COMMAND_MAX ((size_t)512 << 20) /* bytes of a command; Redis takes no larger argument either */
+#define RESP_ELEMENTS_MAX 1048576u            /* in one reply, at all depths together */
+#define RESP_DEPTH_MAX    7u                  /* arrays in arrays */
+#define RESP_LINE_MAX     65536u              /* bytes of a status, an error, a number */
+#define RESP_COMMAND_MAX  ((size_t)512 << 20) /* bytes of a command; Redis takes no larger argument either */
 
 enum resp_type { RESP_STRING, RESP_STATUS, RESP_ERROR, RESP_INTEGER, RESP_NIL, RESP_ARRAY };
 
-struct resp {               /* a reply; a tree */
+struct resp { /* a reply; a tree */
     enum resp_type type;
-    const char *text;       /* STRING, STATUS, ERROR: bytes, with a NUL behind them */
+    const char *text; /* STRING, STATUS, ERROR: bytes, with a NUL behind them */
     size_t size;
     long long integer;
-    size_t count;           /* ARRAY */
+    size_t count; /* ARRAY */
     struct resp **items;
 };
 void resp_free(struct resp *reply); /* NULL is welcome */

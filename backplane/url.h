@@ -15,12 +15,15 @@
 
 struct url {
     bool is_unix;
-    char host[256];   /* or the socket's path */
+    char host[256]; /* or the socket's path */
     char port[8];
     int db;
     char *user, *password; /* malloc'd, percent-decoded; NULL: none */
 };
-struct url_address { struct sockaddr_storage storage; socklen_t size; };
+struct url_address {
+    struct sockaddr_storage storage;
+    socklen_t size;
+};
 
 /* FRESHET_EINVAL names what is wrong (rediss:// : TLS is not there yet), never showing the password. */
 freshet_result url_parse(struct url *ret_url, const char *text);

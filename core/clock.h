@@ -7,7 +7,7 @@
 #include <time.h>
 
 #define CLOCK_NS_PER_MS 1000000LL
-#define CLOCK_NS_PER_S 1000000000LL
+#define CLOCK_NS_PER_S  1000000000LL
 
 static inline int64_t clock_boot_ns(void)
 {

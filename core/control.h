@@ -22,12 +22,12 @@
 /* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under
  * the key below: a check against damage, not a secret. */
 #define CONTROL_HEAD_SIZE 512u
-#define CONTROL_HEAD_K0 0x6c6f72746e6f4346u /* "FControl" */
-#define CONTROL_HEAD_K1 0x3130656761507246u /* "FrPage01" */
+#define CONTROL_HEAD_K0   0x6c6f72746e6f4346u /* "FControl" */
+#define CONTROL_HEAD_K1   0x3130656761507246u /* "FrPage01" */
 
 /* Without a word from anybody. */
 #define CONTROL_TIER_SIZE_DEFAULT (64ull << 20)
-#define CONTROL_TIER_SIZE_MOST (1ull << 46) /* half of what a process can map */
+#define CONTROL_TIER_SIZE_MOST    (1ull << 46) /* half of what a process can map */
 
 /* What a page is made for; checked against an existing one. */
 struct control_shape {
@@ -70,8 +70,8 @@ struct control {
 
 /* Does the file `control` in the directory fit?  On CONTROL_FITS it is mapped.  `ret_why` gets a sentence otherwise.
  * freshet_error is set only for failures of the system (then CONTROL_FOREIGN). */
-enum control_fit control_open(struct control *control, int dirfd, const struct control_shape *shape,
-                              char *ret_why, size_t why_size);
+enum control_fit control_open(struct control *control, int dirfd, const struct control_shape *shape, char *ret_why,
+                              size_t why_size);
 /* Make it: allocated in full, filled in under a temporary name, renamed into place, mapped.  FRESHET_ENOSPC and the
  * like. */
 freshet_result control_create(struct control *control, int dirfd, const struct control_shape *shape);
@@ -82,13 +82,13 @@ size_t control_file_size(const struct control_shape *shape);
 /* ---- a partition's words ---- */
 
 struct control_part {
-    _Alignas(64) _Atomic uint64_t epoch;  /* 0: no fleet */
+    _Alignas(64) _Atomic uint64_t epoch; /* 0: no fleet */
     _Atomic uint64_t floor;
     _Atomic uint64_t clear;
     _Atomic uint64_t applied;
-    _Atomic uint64_t proven;              /* 16 bits: the epoch's tag; 48: CLOCK_BOOTTIME in us; see control_proof_ns */
-    _Atomic uint64_t position;            /* newest known; without a fleet the counter itself */
-    _Atomic uint64_t newest_change_ns;    /* CLOCK_BOOTTIME of the last change applied: prefer_primary counts from it */
+    _Atomic uint64_t proven;           /* 16 bits: the epoch's tag; 48: CLOCK_BOOTTIME in us; see control_proof_ns */
+    _Atomic uint64_t position;         /* newest known; without a fleet the counter itself */
+    _Atomic uint64_t newest_change_ns; /* CLOCK_BOOTTIME of the last change applied: prefer_primary counts from it */
     char pad[8];
 };
 
@@ -120,18 +120,18 @@ static inline int64_t control_proof_ns(uint64_t proven, uint64_t epoch)
 
 /* What a renewer notes before it asks. */
 struct control_question {
-    int64_t asked_ns;   /* CLOCK_BOOTTIME before sending */
-    uint16_t rotation;  /* the tag of the proven word, then */
+    int64_t asked_ns;  /* CLOCK_BOOTTIME before sending */
+    uint16_t rotation; /* the tag of the proven word, then */
 };
 struct control_question control_ask(const struct control *control, uint32_t partition);
 /* The answer showed that nothing was missing: proven-at rises to the asking time, unless the epoch is another, the
  * position is not applied, or the page met a new epoch since the question.  True when proven (now or already later). */
-bool control_prove(struct control *control, uint32_t partition, struct control_question question,
-                   uint64_t epoch, uint64_t position);
+bool control_prove(struct control *control, uint32_t partition, struct control_question question, uint64_t epoch,
+                   uint64_t position);
 /* Adopt a history: unproven, then floor, clear, applied, position, then the epoch by compare-and-swap from `from`.
  * True when the page then has `to`, through us or through a sibling that was quicker. */
-bool control_adopt(struct control *control, uint32_t partition, uint64_t from, uint64_t to,
-                   uint64_t position, uint64_t clear);
+bool control_adopt(struct control *control, uint32_t partition, uint64_t from, uint64_t to, uint64_t position,
+                   uint64_t clear);
 /* The log was trimmed or unreadable up to `position`: floor, then applied. */
 void control_repair(struct control *control, uint32_t partition, uint64_t position);
 /* proven-at in ns of CLOCK_BOOTTIME; 0: never. */
@@ -140,12 +140,36 @@ int64_t control_proven_ns(const struct control *control, uint32_t partition);
 /* ---- host-wide words ---- */
 
 enum control_counter { /* one for each counter of freshet_stats, in its order */
-    COUNT_HITS, COUNT_ABSENTS, COUNT_STALES, COUNT_MISSES, COUNT_REDIS_HITS, COUNT_REDIS_MISSES,
-    COUNT_LOADS, COUNT_JOINED, COUNT_LOAD_FAILURES, COUNT_PUTS, COUNT_INVALIDATIONS, COUNT_CLEARS,
-    COUNT_QUEUED, COUNT_RESENT, COUNT_FILLS, COUNT_FILLS_DROPPED, COUNT_FILLS_REFUSED,
-    COUNT_EVICTIONS, COUNT_VOIDS, COUNT_EXPIRED, COUNT_FRAMES, COUNT_FRAMES_REFUSED,
-    COUNT_RENEWALS, COUNT_RENEWALS_FAILED, COUNT_ADOPTIONS, COUNT_REPAIRS, COUNT_TAKEOVERS, COUNT_RECONNECTS,
-    COUNT_MAP_FULL, COUNT_ALL
+                       COUNT_HITS,
+                       COUNT_ABSENTS,
+                       COUNT_STALES,
+                       COUNT_MISSES,
+                       COUNT_REDIS_HITS,
+                       COUNT_REDIS_MISSES,
+                       COUNT_LOADS,
+                       COUNT_JOINED,
+                       COUNT_LOAD_FAILURES,
+                       COUNT_PUTS,
+                       COUNT_INVALIDATIONS,
+                       COUNT_CLEARS,
+                       COUNT_QUEUED,
+                       COUNT_RESENT,
+                       COUNT_FILLS,
+                       COUNT_FILLS_DROPPED,
+                       COUNT_FILLS_REFUSED,
+                       COUNT_EVICTIONS,
+                       COUNT_VOIDS,
+                       COUNT_EXPIRED,
+                       COUNT_FRAMES,
+                       COUNT_FRAMES_REFUSED,
+                       COUNT_RENEWALS,
+                       COUNT_RENEWALS_FAILED,
+                       COUNT_ADOPTIONS,
+                       COUNT_REPAIRS,
+                       COUNT_TAKEOVERS,
+                       COUNT_RECONNECTS,
+                       COUNT_MAP_FULL,
+                       COUNT_ALL
 };
 void control_count(struct control *control, enum control_counter counter, uint64_t n);
 uint64_t control_counted(const struct control *control, enum control_counter counter);
@@ -160,7 +184,10 @@ uint64_t control_fleet(const struct control *control);
 bool control_join_fleet(struct control *control, uint64_t fleet, bool alone);
 
 /* The subscriber's seat: {pid, random id of the process's fleet}. */
-struct control_seat { uint64_t holder; int32_t pid; };
+struct control_seat {
+    uint64_t holder;
+    int32_t pid;
+};
 struct control_seat control_seat(const struct control *control);
 /* Take it from whoever is seen in it; false when somebody was quicker. `holder` 0 leaves it empty. */
 bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, int32_t pid);
@@ -190,12 +217,12 @@ void control_outbox_done(struct control *control, const uint16_t *slots, uint32_
 void control_outbox_queue(struct control *control, const uint16_t *slots, uint32_t count);
 /* Take up to `most` QUEUED entries of one kind and partition, and SENDING ones whose owner is dead, to send them (state
  * SENDING, owner self).  Returns how many; ret_hashes may be NULL for clears. */
-uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind,
-                             uint32_t most, uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
+uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind, uint32_t most,
+                             uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
 /* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed.  (A clear
  * needs no remembering: a new epoch begins with one.) */
-uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms,
-                               uint32_t most, uint8_t (*ret_hashes)[16]);
+uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms, uint32_t most,
+                               uint8_t (*ret_hashes)[16]);
 /* How many wait (QUEUED, or orphaned), in all partitions or in one (UINT32_MAX: all). */
 uint32_t control_outbox_waiting(struct control *control, uint32_t partition);
 /* Is this key (or its partition, by a clear) in the outbox?  Called for each hit: one load when the outbox is empty. */

@@ -13,12 +13,12 @@
 #include <sys/types.h>
 
 struct dir {
-    int fd;        /* the directory */
-    int lock_fd;   /* the file `lock` in it */
+    int fd;      /* the directory */
+    int lock_fd; /* the file `lock` in it */
     dev_t dev;
     ino_t ino;
     ino_t lock_ino;
-    char *path;    /* malloc'd */
+    char *path; /* malloc'd */
 };
 
 /* Open `path` (NULL: the default for `name`), making it when absent, and check: a directory, no symlink, of this user,

@@ -8,7 +8,7 @@
 #include <evict.h>
 
 #define EVICT_MARK_PERCENT 85u
-#define EVICT_FREE_LEAST 32u /* pages: what a transaction on a small map needs to copy on write */
+#define EVICT_FREE_LEAST   32u /* pages: what a transaction on a small map needs to copy on write */
 
 /* Has the history moved on over it?  No reader will ever be served it again. */
 static bool evict_void(const struct record *record, const struct key *key, const struct control *control)

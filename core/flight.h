@@ -11,20 +11,22 @@
 #include <control.h>
 #include <record.h>
 
-struct flights;  /* one a tier and process */
+struct flights; /* one a tier and process */
 struct flight;
 
 freshet_result flights_open(struct flights **ret_flights);
-void flights_close(struct flights *flights); /* also in a child after fork: nobody waits any more, its locks may be held by ghosts */
+void flights_close(
+    struct flights *flights); /* also in a child after fork: nobody waits any more, its locks may be held by ghosts */
 
 /* Lead or join: *ret_flight is NULL when the caller leads *without* others (no memory), else the flight.
  * True: the caller leads and must call flight_land.  `start`: the key's as-of position for a load begun now. */
 bool flight_enter(struct flights *flights, const struct key *key, uint64_t start, uint64_t fence,
                   struct flight **ret_flight);
 /* The leader's result: value bytes are copied for those who wait.  Frees the leader's hold. */
-void flight_land(struct flights *flights, struct flight *flight, freshet_result result,
-                 const struct record *record, const void *value, size_t size);
-/* Wait for the leader; FRESHET_OK or FRESHET_ABSENT with record and value, another result as landed, FRESHET_ETIMEOUT. Frees the hold. */
+void flight_land(struct flights *flights, struct flight *flight, freshet_result result, const struct record *record,
+                 const void *value, size_t size);
+/* Wait for the leader; FRESHET_OK or FRESHET_ABSENT with record and value, another result as landed, FRESHET_ETIMEOUT.
+ * Frees the hold. */
 freshet_result flight_wait(struct flights *flights, struct flight *flight, int64_t deadline_ns,
                            struct record *ret_record, freshet_buf *buf);
 

@@ -11,18 +11,18 @@
 #include <host.h>
 #include <log.h>
 #include <servable.h>
-#include <step.h>
 #include <stdlib.h>
+#include <step.h>
 #include <string.h>
 
-#define BOUND_DEFAULT_MS 500u
-#define BOUND_LEAST_MS 20u
-#define BOUND_MOST_MS 600000u
-#define TIER_DEFAULT (64ull << 20)
-#define TIER_LEAST (1ull << 20)
-#define TIER_MOST (1ull << 46)
+#define BOUND_DEFAULT_MS  500u
+#define BOUND_LEAST_MS    20u
+#define BOUND_MOST_MS     600000u
+#define TIER_DEFAULT      (64ull << 20)
+#define TIER_LEAST        (1ull << 20)
+#define TIER_MOST         (1ull << 46)
 #define TICKET_DEFAULT_MS 5000u
-#define ASK_ROUNDS 4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
+#define ASK_ROUNDS        4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
 
 /* ---- options ---- */
 
@@ -170,7 +170,8 @@ static freshet_result answer_start(freshet_answer *answer)
         return FRESHET_OK;
     size = answer->struct_size;
     if (size < sizeof size || size > 4096)
-        return fail(FRESHET_EINVAL, "freshet_answer.struct_size is %zu: start it with FRESHET_INIT(freshet_answer)", size);
+        return fail(FRESHET_EINVAL, "freshet_answer.struct_size is %zu: start it with FRESHET_INIT(freshet_answer)",
+                    size);
     memset(answer, 0, size < sizeof *answer ? size : sizeof *answer);
     answer->struct_size = size;
     return FRESHET_OK;
@@ -320,7 +321,8 @@ static freshet_result read_remote_record(struct reading *r, const struct remote_
         r->buf->size = 0;
     if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE)
         return FRESHET_MISS;
-    (void)host_fill(r->host, &r->key, &r->record, r->buf->data, NULL); /* one that fails costs a fetch, not the answer */
+    (void)host_fill(r->host, &r->key, &r->record, r->buf->data,
+                    NULL); /* one that fails costs a fetch, not the answer */
     return reading_answer(r, FRESHET_FROM_REDIS, FRESHET_OK);
 }
 
@@ -358,7 +360,8 @@ freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, con
 
     if (given && (result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK)
         return result;
-    if ((result = reading_start(&r, cache, key, key_size, options.bound_ms, options.deadline_ms, buf, answer)) != FRESHET_OK)
+    if ((result = reading_start(&r, cache, key, key_size, options.bound_ms, options.deadline_ms, buf, answer)) !=
+        FRESHET_OK)
         return result;
     result = read_tier(&r, &verdict);
     if (result == FRESHET_MISS) {
@@ -466,7 +469,8 @@ static freshet_result load_local(struct loading *l, uint64_t start)
     return load_answer(l, result);
 }
 
-/* Load with the right to fill, and fill.  A fill that a change overtook is refused by Redis: the caller still has its answer. */
+/* Load with the right to fill, and fill.  A fill that a change overtook is refused by Redis: the caller still has its
+ * answer. */
 static freshet_result load_with_ticket(struct loading *l, const struct remote_ticket *ticket)
 {
     struct remote_key key = key_for_remote(&l->r.key);
@@ -657,8 +661,8 @@ static freshet_result changing_start(struct changing *c, freshet *cache, const f
                     c->host->dir.path);
     if (!c->options.ttl_ms)
         c->options.ttl_ms = cache->options.ttl_ms;
-    c->deadline_ns = clock_boot_ns() + (c->options.deadline_ms ? c->options.deadline_ms : cache->options.deadline_ms) *
-                                           CLOCK_NS_PER_MS;
+    c->deadline_ns = clock_boot_ns() +
+                     (c->options.deadline_ms ? c->options.deadline_ms : cache->options.deadline_ms) * CLOCK_NS_PER_MS;
     c->change = change;
     return FRESHET_OK;
 }
@@ -687,14 +691,15 @@ static uint64_t change_local_key(struct control *control, const struct key *key)
 static freshet_result put_local(struct changing *c, const struct key *key, const struct remote_change *change,
                                 struct remote_confirm *confirm)
 {
-    struct record old, record = {
-        .kind = change->absent ? RECORD_ABSENT : RECORD_VALUE,
-        .version = clock_real_us(),
-        .source_version = change->source_version,
-        .expires_ns = change->ttl_ms ? clock_boot_ns() + change->ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
-        .key_size = key->size,
-        .value_size = change->value_size,
-    };
+    struct record old,
+        record = {
+            .kind = change->absent ? RECORD_ABSENT : RECORD_VALUE,
+            .version = clock_real_us(),
+            .source_version = change->source_version,
+            .expires_ns = change->ttl_ms ? clock_boot_ns() + change->ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
+            .key_size = key->size,
+            .value_size = change->value_size,
+        };
     uint64_t ticket;
 
     if (change->source_version && tier_read(atomic_load(&c->host->tier), key, &old, NULL) == FRESHET_OK &&
@@ -870,6 +875,6 @@ freshet_result freshet_flush(freshet *cache, uint32_t deadline_ms)
         deadline_ms = cache->options.deadline_ms;
     if (writer_wait(writer, UINT64_MAX, clock_boot_ns() + deadline_ms * CLOCK_NS_PER_MS) == FRESHET_OK)
         return FRESHET_OK;
-    return fail(FRESHET_ETIMEOUT, "the tier's writer did not come through in %u ms: a stopped process may hold its lock",
-                deadline_ms);
+    return fail(FRESHET_ETIMEOUT,
+                "the tier's writer did not come through in %u ms: a stopped process may hold its lock", deadline_ms);
 }

@@ -52,8 +52,9 @@ static freshet_result host_bound_fits(const struct host *host, uint32_t bound_ms
 {
     if (bound_ms <= host->control.max_staleness_ms)
         return FRESHET_OK;
-    return fail(FRESHET_EINVAL, "max_staleness_ms %u is above the tier's %u, fixed by who created it: give at most that",
-                bound_ms, host->control.max_staleness_ms);
+    return fail(FRESHET_EINVAL,
+                "max_staleness_ms %u is above the tier's %u, fixed by who created it: give at most that", bound_ms,
+                host->control.max_staleness_ms);
 }
 
 /* Map a page that fits, or set everything aside and begin anew.  Under dir_lock. */
@@ -82,8 +83,8 @@ static freshet_result host_open_tier(struct host *host)
     bool damaged = false;
 
     for (int round = 0; round < 2; round++) {
-        result = tier_open(&tier, host->dir.path, host->control.generation, host->control.tier_size, host->limit,
-                           &damaged);
+        result =
+            tier_open(&tier, host->dir.path, host->control.generation, host->control.tier_size, host->limit, &damaged);
         if (result == FRESHET_OK || !damaged || dir_used(&host->dir))
             break;
         say(FRESHET_WARN, "%s: the map is damaged (%s): set aside and begun anew", host->dir.path, freshet_error());
@@ -171,7 +172,8 @@ static freshet_result host_fits(const struct host *host, const struct freshet *c
                     host->dir.path, host->shape.name, cache->name);
     if (options->tier_size && options->tier_size != host->control.tier_size)
         return fail(FRESHET_EBUSY, "%s is open in this process with %llu bytes, not %llu: give the same size, or 0",
-                    host->dir.path, (unsigned long long)host->control.tier_size, (unsigned long long)options->tier_size);
+                    host->dir.path, (unsigned long long)host->control.tier_size,
+                    (unsigned long long)options->tier_size);
     if (options->partitions && options->partitions != host->control.space.partitions)
         return fail(FRESHET_EBUSY, "%s is open in this process with %u partitions, not %u", host->dir.path,
                     host->control.space.partitions, options->partitions);
@@ -231,8 +233,9 @@ freshet_result host_open(struct freshet *cache)
     return result;
 }
 
-/* Close what nobody uses any more.  False: its writer is held up by a stopped sibling, now or at an earlier close; then the
- * map stays open in this process, and the next open of the directory goes on with it (LMDB allows no second one). */
+/* Close what nobody uses any more.  False: its writer is held up by a stopped sibling, now or at an earlier close; then
+ * the map stays open in this process, and the next open of the directory goes on with it (LMDB allows no second one).
+ */
 static bool host_shut(struct host *host)
 {
     struct writer *writer = atomic_exchange(&host->writer, NULL);
@@ -242,7 +245,8 @@ static bool host_shut(struct host *host)
     if (writer)
         writer_close(writer, &left);
     if (left)
-        say(FRESHET_WARN, "%s: closed with its writer held up by a stopped process; the map stays open", host->dir.path);
+        say(FRESHET_WARN, "%s: closed with its writer held up by a stopped process; the map stays open",
+            host->dir.path);
     host->stuck |= left;
     if (host->stuck)
         return false;
@@ -335,8 +339,8 @@ static freshet_result host_start_writer(struct host *host)
     return result;
 }
 
-/* The host program has closed descriptors of ours.  Open the map again beside the old one, which readers may still be in and
- * which is therefore leaked; its memory stays valid. */
+/* The host program has closed descriptors of ours.  Open the map again beside the old one, which readers may still be
+ * in and which is therefore leaked; its memory stays valid. */
 static freshet_result host_mend(struct host *host, struct writer *broken)
 {
     struct dir dir;
@@ -352,7 +356,8 @@ static freshet_result host_mend(struct host *host, struct writer *broken)
         goto out;
     if (dir.ino != host->dir.ino || dir.dev != host->dir.dev) {
         dir_close(&dir);
-        result = fail(FRESHET_EDIR, "%s was replaced while it was open: close the cache and open it again", host->dir.path);
+        result =
+            fail(FRESHET_EDIR, "%s was replaced while it was open: close the cache and open it again", host->dir.path);
         goto out;
     }
     if ((result = dir_lock(&dir, clock_boot_ns() + CLOCK_NS_PER_S)) != FRESHET_OK) {

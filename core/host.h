@@ -1,9 +1,9 @@
 /*
  * host.h - one tier in one process: directory, control page, map, writer, and the fleet behind the door.
  *
- * LMDB allows a map to be open once in a process, so handles opened on one directory share one host, found in a registry
- * by the directory's device and inode.  After fork() a child has the parent's memory but neither its
- * threads nor its locks: the child's first call leaves the inherited host behind, untouched and leaked, and opens its own.
+ * LMDB allows a map to be open once in a process, so handles opened on one directory share one host, found in a
+ * registry by the directory's device and inode.  After fork() a child has the parent's memory but neither its threads
+ * nor its locks: the child's first call leaves the inherited host behind, untouched and leaked, and opens its own.
  */
 #ifndef CORE_HOST_H
 #define CORE_HOST_H
@@ -47,7 +47,7 @@ struct host {
 
 struct freshet {
     struct host *_Atomic host;
-    char *path;       /* NULL: the default */
+    char *path;              /* NULL: the default */
     freshet_options options; /* with defaults filled in; name and dir point to our own copies */
     char name[FRESHET_NAME_MAX + 1];
     _Atomic bool joined;

@@ -137,17 +137,19 @@ static bool walk_one(const uint8_t hash[16], const struct record *record, const 
         .absent = record->kind == RECORD_ABSENT,
         .servable = verdict == SERVABLE,
         .why = verdict_name(verdict),
-        .answer = {
-            .struct_size = sizeof entry.answer,
-            .source = FRESHET_FROM_TIER,
-            .version = record->version,
-            .writer = record->writer,
-            .source_version = record->source_version,
-            .position = record->as_of,
-            .age_bound_ms = judged.age_ns < 0 ? -1 : (judged.age_ns + CLOCK_NS_PER_MS - 1) / CLOCK_NS_PER_MS,
-            .ttl_ms = record->expires_ns == RECORD_NEVER ? -1 : (record->expires_ns - judged.now_ns) / CLOCK_NS_PER_MS,
-            .judged_at_ns = judged.now_ns,
-        },
+        .answer =
+            {
+                .struct_size = sizeof entry.answer,
+                .source = FRESHET_FROM_TIER,
+                .version = record->version,
+                .writer = record->writer,
+                .source_version = record->source_version,
+                .position = record->as_of,
+                .age_bound_ms = judged.age_ns < 0 ? -1 : (judged.age_ns + CLOCK_NS_PER_MS - 1) / CLOCK_NS_PER_MS,
+                .ttl_ms =
+                    record->expires_ns == RECORD_NEVER ? -1 : (record->expires_ns - judged.now_ns) / CLOCK_NS_PER_MS,
+                .judged_at_ns = judged.now_ns,
+            },
     };
     return walk->fn(&entry, walk->arg);
 }

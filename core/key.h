@@ -2,8 +2,8 @@
  * key.h - a caller's key becomes the few numbers that everything below works with.  Pure.
  *
  * The hash is SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, 2012) under a key that follows from the
- * cache's name, so that every host of a fleet, in any language, names a key alike (PROTOCOL.md).  The name is no secret:
- * whoever finds two keys of one hash gains a miss, since the full key is compared wherever a record is read.
+ * cache's name, so that every host of a fleet, in any language, names a key alike (PROTOCOL.md).  The name is no
+ * secret: whoever finds two keys of one hash gains a miss, since the full key is compared wherever a record is read.
  */
 #ifndef CORE_KEY_H
 #define CORE_KEY_H
@@ -12,19 +12,19 @@
 #include <stdint.h>
 
 struct key_space {
-    uint64_t k0, k1;         /* the SipHash key of the cache */
-    uint32_t partitions;     /* 1 to 16 */
-    uint32_t fence_slots;    /* in a partition, a power of two */
-    uint32_t touch_slots;    /* a power of two */
+    uint64_t k0, k1;      /* the SipHash key of the cache */
+    uint32_t partitions;  /* 1 to 16 */
+    uint32_t fence_slots; /* in a partition, a power of two */
+    uint32_t touch_slots; /* a power of two */
 };
 
 struct key {
-    const void *data;        /* the caller's */
+    const void *data; /* the caller's */
     uint32_t size;
-    uint8_t hash[16];        /* first 8 bytes: low word, little-endian; then the high word */
-    uint32_t partition;      /* low word mod partitions */
-    uint32_t slot;           /* in the partition's fence table: high word mod fence_slots */
-    uint32_t touch;          /* in the access table: (high word >> 32) mod touch_slots */
+    uint8_t hash[16];   /* first 8 bytes: low word, little-endian; then the high word */
+    uint32_t partition; /* low word mod partitions */
+    uint32_t slot;      /* in the partition's fence table: high word mod fence_slots */
+    uint32_t touch;     /* in the access table: (high word >> 32) mod touch_slots */
 };
 
 /* SipHash-2-4-128. */

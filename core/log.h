@@ -1,4 +1,5 @@
-/* log.h - what the library has to say: to the host's callback, and per thread for freshet_error().  Neither allocates. */
+/* log.h - what the library has to say: to the host's callback, and per thread for freshet_error().  Neither allocates.
+ */
 #ifndef CORE_LOG_H
 #define CORE_LOG_H
 

@@ -14,8 +14,8 @@
 #include <bytes.h>
 #include <freshet.h>
 
-#define RECORD_MAGIC 0x31527246u /* "FrR1" */
-#define RECORD_FORMAT 1u
+#define RECORD_MAGIC   0x31527246u /* "FrR1" */
+#define RECORD_FORMAT  1u
 #define RECORD_CHECKED 88u
 
 /* The check of a head's first RECORD_CHECKED bytes. */

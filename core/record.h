@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define RECORD_HEAD_SIZE 96u /* bytes; holds a magic, a format and a check of the head itself */
-#define RECORD_NEVER INT64_MAX
+#define RECORD_NEVER     INT64_MAX
 
 enum record_kind { RECORD_VALUE = 1, RECORD_ABSENT = 2 };
 
@@ -36,7 +36,8 @@ void record_encode(const struct record *record, uint8_t *bytes);
 bool record_decode(struct record *ret_record, const uint8_t *bytes, size_t size, uint64_t limit);
 
 /* Of two records of one key, does `next` replace `old`?  `epoch` is the page's.  Only a record of the page's epoch may
- * replace; within it the greater as-of, then the greater born, then the later expiry (equal in all: yes, the same answer). */
+ * replace; within it the greater as-of, then the greater born, then the later expiry (equal in all: yes, the same
+ * answer). */
 bool record_replaces(const struct record *next, const struct record *old, uint64_t epoch);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * remote.c - the door to a backplane: what core offers it, in words of its own (remote.h).
- * Thin on purpose: each call is one of control.c's, servable.c's or log.c's, so that a backplane (and the simulator that will
- * stand in its place) needs nothing of core but one header.
+ * Thin on purpose: each call is one of control.c's, servable.c's or log.c's, so that a backplane (and the simulator
+ * that will stand in its place) needs nothing of core but one header.
  */
 #include <clock.h>
 #include <endian.h>
@@ -287,16 +287,11 @@ bool remote_servable(struct remote_host *remote, const struct remote_key *remote
 void remote_count(struct remote_host *remote, enum remote_counter counter, uint64_t n)
 {
     static const enum control_counter counters[] = {
-        [REMOTE_QUEUED] = COUNT_QUEUED,
-        [REMOTE_RESENT] = COUNT_RESENT,
-        [REMOTE_FRAMES] = COUNT_FRAMES,
-        [REMOTE_FRAMES_REFUSED] = COUNT_FRAMES_REFUSED,
-        [REMOTE_RENEWALS] = COUNT_RENEWALS,
-        [REMOTE_RENEWALS_FAILED] = COUNT_RENEWALS_FAILED,
-        [REMOTE_ADOPTIONS] = COUNT_ADOPTIONS,
-        [REMOTE_REPAIRS] = COUNT_REPAIRS,
-        [REMOTE_TAKEOVERS] = COUNT_TAKEOVERS,
-        [REMOTE_RECONNECTS] = COUNT_RECONNECTS,
+        [REMOTE_QUEUED] = COUNT_QUEUED,       [REMOTE_RESENT] = COUNT_RESENT,
+        [REMOTE_FRAMES] = COUNT_FRAMES,       [REMOTE_FRAMES_REFUSED] = COUNT_FRAMES_REFUSED,
+        [REMOTE_RENEWALS] = COUNT_RENEWALS,   [REMOTE_RENEWALS_FAILED] = COUNT_RENEWALS_FAILED,
+        [REMOTE_ADOPTIONS] = COUNT_ADOPTIONS, [REMOTE_REPAIRS] = COUNT_REPAIRS,
+        [REMOTE_TAKEOVERS] = COUNT_TAKEOVERS, [REMOTE_RECONNECTS] = COUNT_RECONNECTS,
     };
 
     control_count(&host_behind(remote)->control, counters[counter], n);

@@ -17,14 +17,18 @@
 
 enum verdict {
     SERVABLE = 0,
-    VOID_EPOCH, VOID_FLOOR, VOID_FENCE, VOID_PENDING, VOID_CLEAR,
+    VOID_EPOCH,
+    VOID_FLOOR,
+    VOID_FENCE,
+    VOID_PENDING,
+    VOID_CLEAR,
     VOID_EXPIRED,
     TOO_OLD, /* everything else is right, but the bound cannot be shown: what a stale policy may forgive */
 };
 
 struct judgement {
-    int64_t now_ns;   /* the last reading of the clock */
-    int64_t age_ns;   /* of the proof; 0 without a fleet; -1 when there is none */
+    int64_t now_ns; /* the last reading of the clock */
+    int64_t age_ns; /* of the proof; 0 without a fleet; -1 when there is none */
 };
 
 /* `proof_ns`: CLOCK_BOOTTIME of asking when the answer came from Redis's master itself, else 0: the page's

@@ -4,6 +4,11 @@
 #define CORE_STEP_H
 
 extern void (*_Atomic step_hook)(const char *point);
-#define STEP(point) do { void (*step_)(const char *) = step_hook; if (step_) step_(point); } while (0)
+#define STEP(point)                                                                                                    \
+    do {                                                                                                               \
+        void (*step_)(const char *) = step_hook;                                                                       \
+        if (step_)                                                                                                     \
+            step_(point);                                                                                              \
+    } while (0)
 
 #endif

@@ -12,7 +12,7 @@
 #include <key.h>
 #include <record.h>
 
-#define TIER_ROW 4080u     /* bytes of a row's data: exactly one overflow page */
+#define TIER_ROW     4080u /* bytes of a row's data: exactly one overflow page */
 #define TIER_READERS 4096u /* LMDB's reader slots */
 
 struct tier;
@@ -57,8 +57,8 @@ freshet_result tier_write(struct tier_txn *txn, const struct key *key, const str
 freshet_result tier_delete(struct tier_txn *txn, const uint8_t hash[16]);
 /* From the first head at or after `hash` on: up to `most` heads with their hashes, in order; fewer at the end.
  * Where rows are damaged the record is all zero (kind 0): delete it. */
-freshet_result tier_scan(struct tier_txn *txn, const uint8_t hash[16], uint32_t most,
-                         uint8_t (*ret_hashes)[16], struct record *ret_records, uint32_t *ret_count);
+freshet_result tier_scan(struct tier_txn *txn, const uint8_t hash[16], uint32_t most, uint8_t (*ret_hashes)[16],
+                         struct record *ret_records, uint32_t *ret_count);
 /* Give the transaction something to commit: LMDB hands out freed pages again two commits later. */
 freshet_result tier_tick(struct tier_txn *txn);
 
@@ -73,7 +73,10 @@ bool tier_next_hash(uint8_t hash[16]);
 /* Free reader slots of dead processes; how many. */
 int tier_reader_check(struct tier *tier);
 /* rows: records; bytes: of map pages in use; readers: slots in use, all processes'. */
-struct tier_facts { uint64_t rows, used_bytes, map_bytes; uint32_t readers; };
+struct tier_facts {
+    uint64_t rows, used_bytes, map_bytes;
+    uint32_t readers;
+};
 void tier_facts(struct tier *tier, struct tier_facts *ret_facts);
 
 #endif

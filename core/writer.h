@@ -23,8 +23,8 @@ void writer_abandon(struct writer *writer);
 
 /* Hand over a copy.  `ret_ticket` (may be NULL) can be waited for.  FRESHET_OK, FRESHET_MISS when dropped (counted),
  * or FRESHET_ENOMEM. */
-freshet_result writer_fill(struct writer *writer, const struct key *key, const struct record *record,
-                           const void *value, uint64_t *ret_ticket);
+freshet_result writer_fill(struct writer *writer, const struct key *key, const struct record *record, const void *value,
+                           uint64_t *ret_ticket);
 /* Wait until everything up to `ticket` (UINT64_MAX: all handed over so far) was written or dropped: FRESHET_OK, or
  * FRESHET_ETIMEOUT at deadline_ns (CLOCK_BOOTTIME). */
 freshet_result writer_wait(struct writer *writer, uint64_t ticket, int64_t deadline_ns);

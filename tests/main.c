@@ -49,6 +49,17 @@ static char *reason;
 /* The present test's group, for the moment when we are told to end. */
 static volatile pid_t running;
 
+/* There only in a program with that sanitizer. */
+extern void __asan_init(void) __attribute__((weak));
+extern void __tsan_init(void) __attribute__((weak));
+
+/* Asked by the thread sanitizer when it starts: children of ours have threads of their own. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+    return "die_after_fork=0";
+}
+
 /* ---- what tests call ---- */
 
 void test_register(const char *file, const char *name, test_fn fn, unsigned seconds)
@@ -184,6 +195,11 @@ bool test_long_runs(void)
     const char *word = getenv("TEST_LONG_RUNS");
 
     return word && word[0] && strcmp(word, "0") != 0;
+}
+
+bool test_sanitized(void)
+{
+    return __asan_init || __tsan_init;
 }
 
 /* ---- what a test leaves behind ---- */

@@ -80,5 +80,7 @@ void test_pause(void); /* a millisecond, for the loops above */
 uint64_t test_random(uint64_t *state);
 /* True when the program was asked for long runs (TEST_LONG_RUNS=1 in the environment). */
 bool test_long_runs(void);
+/* True in a program made with a sanitizer, whose own locks do not survive a fork in the midst of other threads' calls. */
+bool test_sanitized(void);
 
 #endif

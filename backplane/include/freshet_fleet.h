@@ -18,8 +18,8 @@ extern "C" {
 
 typedef struct freshet_join_options {
     size_t struct_size;
-    const char *keyring;      /* path of the keyring file: owned by this user or root, mode 0600 or 0400; must be given */
-    uint32_t connect_ms;      /* how long one attempt to connect may take; 0: 1,000 */
+    const char *keyring; /* path of the keyring file: owned by this user or root, mode 0600 or 0400; must be given */
+    uint32_t connect_ms; /* how long one attempt to connect may take; 0: 1,000 */
     bool allow_evicting_redis; /* go on although maxmemory-policy is allkeys-*: coherence records may then vanish, which
                                 * costs a rotation (everything void) each time, never staleness */
 } freshet_join_options;
@@ -40,35 +40,35 @@ FRESHET_API void freshet_leave(freshet *cache);
 
 /* ---- keys ---------------------------------------------------------------------------------------------------- */
 
-/* Write a new keyring to `path`, which must not exist, mode 0600: a new signing key that it trusts itself, and the value
- * keys and trusted keys of the keyring `like` (NULL: a new value key, for a new fleet).  When `like` is given its file
- * gets the new public key too, so that the two trust each other; hand that line to every other host's file. */
+/* Write a new keyring to `path`, which must not exist, mode 0600: a new signing key that it trusts itself, and the
+ * value keys and trusted keys of the keyring `like` (NULL: a new value key, for a new fleet).  When `like` is given its
+ * file gets the new public key too, so that the two trust each other; hand that line to every other host's file. */
 FRESHET_API freshet_result freshet_keygen(const char *path, const char *like);
 
 /* ---- watching ------------------------------------------------------------------------------------------------ */
 
 typedef struct freshet_frame_seen {
     size_t struct_size;
-    bool verified;        /* the signature is by a trusted key; only then do the fields below `why` mean anything */
-    const char *why;      /* if not: "unknown key", "bad signature", "garbled"; else "" */
-    uint64_t key_id;      /* of the signing key */
+    bool verified;   /* the signature is by a trusted key; only then do the fields below `why` mean anything */
+    const char *why; /* if not: "unknown key", "bad signature", "garbled"; else "" */
+    uint64_t key_id; /* of the signing key */
     uint32_t partition;
     uint64_t epoch, position; /* as claimed by the channel, not signed */
-    const char *kind;     /* "invalidate", "put", "clear" */
+    const char *kind;         /* "invalidate", "put", "clear" */
     uint64_t version, writer, counter, source_version;
-    uint32_t keys;        /* how many key hashes it names */
+    uint32_t keys;               /* how many key hashes it names */
     const uint8_t (*hashes)[16]; /* they, as in PROTOCOL.md; live during the callback */
 } freshet_frame_seen;
 
 /* Return false to end the watch. */
 typedef bool (*freshet_watch_fn)(const freshet_frame_seen *frame, void *arg);
 
-/* Subscribe to the channels of the cache `name` behind `url` and show every frame as it comes, on this thread, until the
- * callback says so, `duration_ms` has passed (0: no end; the callback is then asked with a NULL frame a few times a second)
- * or the connection ends (FRESHET_ENET). */
+/* Subscribe to the channels of the cache `name` behind `url` and show every frame as it comes, on this thread, until
+ * the callback says so, `duration_ms` has passed (0: no end; the callback is then asked with a NULL frame a few times a
+ * second) or the connection ends (FRESHET_ENET). */
 FRESHET_API freshet_result freshet_watch(const char *name, uint32_t partitions, const char *url,
-                                         const freshet_join_options *options, uint32_t duration_ms,
-                                         freshet_watch_fn fn, void *arg);
+                                         const freshet_join_options *options, uint32_t duration_ms, freshet_watch_fn fn,
+                                         void *arg);
 
 /* The 16 bytes by which frames name `key` in the cache `name`. */
 FRESHET_API void freshet_key_hash(const char *name, const void *key, size_t key_size, uint8_t ret_hash[16]);

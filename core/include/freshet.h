@@ -34,29 +34,29 @@ extern "C" {
 #define FRESHET_VERSION "0.1.0"
 
 /* Limits that hold everywhere. */
-#define FRESHET_KEY_MAX 65536u                /* bytes in a key, at most; at least 1, any bytes */
+#define FRESHET_KEY_MAX           65536u      /* bytes in a key, at most; at least 1, any bytes */
 #define FRESHET_VALUE_MAX_DEFAULT (16u << 20) /* bytes in a value unless value_max says otherwise */
-#define FRESHET_NAME_MAX 64u                  /* bytes in a cache's name: letters, digits, '.', '_', '-' */
-#define FRESHET_PARTITIONS_MAX 16u
+#define FRESHET_NAME_MAX          64u         /* bytes in a cache's name: letters, digits, '.', '_', '-' */
+#define FRESHET_PARTITIONS_MAX    16u
 
 typedef struct freshet freshet;
 
 typedef enum freshet_result {
     FRESHET_OK = 0,
     /* answers */
-    FRESHET_MISS = 1,     /* no entry that may be served: load it, or do without */
-    FRESHET_ABSENT = 2,   /* an entry that says: the source has no such thing */
-    FRESHET_STALE = 3,    /* the entry is in the buffer, but its bound could not be shown (policy FRESHET_SERVE_STALE) */
-    FRESHET_QUEUED = 4,   /* the change waits for Redis; its keys are not served on this host until it is confirmed */
+    FRESHET_MISS = 1,   /* no entry that may be served: load it, or do without */
+    FRESHET_ABSENT = 2, /* an entry that says: the source has no such thing */
+    FRESHET_STALE = 3,  /* the entry is in the buffer, but its bound could not be shown (policy FRESHET_SERVE_STALE) */
+    FRESHET_QUEUED = 4, /* the change waits for Redis; its keys are not served on this host until it is confirmed */
     FRESHET_OUTDATED = 5, /* a write's source_version is below the stored one: nothing was stored */
     FRESHET_UNPROVEN = 6, /* joined or waited, but Redis has not confirmed it yet; it goes on in the background */
     /* failures */
-    FRESHET_EINVAL = -1,   /* an argument or option is out of its range */
-    FRESHET_ENOMEM = -2,   /* no memory in this process */
-    FRESHET_EIO = -3,      /* the map or the system beneath it failed */
-    FRESHET_EDIR = -4,     /* the directory is not fit: owner, mode, symlink, not a directory, another namespace */
-    FRESHET_EBUSY = -5,    /* in use in another shape (size, name, fleet), or held by another process past the deadline */
-    FRESHET_ENOSPC = -6,   /* the file system has no room for the tier's control page */
+    FRESHET_EINVAL = -1, /* an argument or option is out of its range */
+    FRESHET_ENOMEM = -2, /* no memory in this process */
+    FRESHET_EIO = -3,    /* the map or the system beneath it failed */
+    FRESHET_EDIR = -4,   /* the directory is not fit: owner, mode, symlink, not a directory, another namespace */
+    FRESHET_EBUSY = -5,  /* in use in another shape (size, name, fleet), or held by another process past the deadline */
+    FRESHET_ENOSPC = -6, /* the file system has no room for the tier's control page */
     FRESHET_ETOOBIG = -7,  /* key or value above its limit */
     FRESHET_ETIMEOUT = -8, /* the deadline passed first */
     FRESHET_ELOAD = -9,    /* the loader failed (it returned a failure, or no value) */
@@ -78,7 +78,10 @@ FRESHET_API const char *freshet_error(void);
 FRESHET_API const char *freshet_version(void);
 
 /* The start of every options structure: `freshet_options o = FRESHET_INIT(freshet_options);` then set what you need. */
-#define FRESHET_INIT(type) {.struct_size = sizeof(type)}
+#define FRESHET_INIT(type)                                                                                             \
+    {                                                                                                                  \
+        .struct_size = sizeof(type)                                                                                    \
+    }
 
 /* ---- messages ------------------------------------------------------------------------------------------------ */
 
@@ -132,8 +135,8 @@ typedef struct freshet_options {
  * uses it: then FRESHET_EBUSY.  On failure *ret_cache is left as it was, and there is nothing to close. */
 FRESHET_API freshet_result freshet_open(freshet **ret_cache, const freshet_options *options);
 
-/* Leave the fleet if joined, close; a NULL is welcome.  Entries stay for whoever opens the tier next.  No other thread may
- * be in a call on this freshet, nor start one. */
+/* Leave the fleet if joined, close; a NULL is welcome.  Entries stay for whoever opens the tier next.  No other thread
+ * may be in a call on this freshet, nor start one. */
 FRESHET_API void freshet_close(freshet *cache);
 
 /* The tier's directory; lives as long as the cache is open. */
@@ -152,9 +155,9 @@ typedef enum freshet_source {
 typedef struct freshet_answer {
     size_t struct_size;
     freshet_source source;
-    bool stale;              /* true with FRESHET_STALE only */
-    uint64_t version;        /* of the write: microseconds of Redis's (without a fleet: this host's) real time; 0: none */
-    uint64_t writer;         /* who wrote it: a random id per process */
+    bool stale;       /* true with FRESHET_STALE only */
+    uint64_t version; /* of the write: microseconds of Redis's (without a fleet: this host's) real time; 0: none */
+    uint64_t writer;  /* who wrote it: a random id per process */
     uint64_t source_version; /* the row version or LSN its writer gave; 0: none */
     uint64_t position;       /* as-of: the history's position that the entry was read at */
     int64_t age_bound_ms;    /* nothing older than this voids the answer: the proven bound on its age, rounded up;
@@ -227,17 +230,17 @@ typedef struct freshet_key {
     size_t size;
 } freshet_key;
 
-/* Store a value, or that there is none (put_absent), for everybody.  FRESHET_OK: nobody on this host gets an older one any
- * more.  When Redis does not answer nothing is stored and the key is invalidated instead (FRESHET_QUEUED): a write whose
- * outcome is unknown must not come back later over a newer one.  `options` and `change` may be NULL. */
+/* Store a value, or that there is none (put_absent), for everybody.  FRESHET_OK: nobody on this host gets an older one
+ * any more.  When Redis does not answer nothing is stored and the key is invalidated instead (FRESHET_QUEUED): a write
+ * whose outcome is unknown must not come back later over a newer one.  `options` and `change` may be NULL. */
 FRESHET_API freshet_result freshet_put(freshet *cache, const void *key, size_t key_size, const void *value,
                                        size_t value_size, const freshet_write_options *options, freshet_change *change);
 FRESHET_API freshet_result freshet_put_absent(freshet *cache, const void *key, size_t key_size,
                                               const freshet_write_options *options, freshet_change *change);
 
 /* Make everybody forget the key(s): call it after the database's commit.  Several keys travel in one signed frame (of a
- * partition; above 1,024 keys in several).  FRESHET_OK: confirmed.  FRESHET_QUEUED: written down in the tier's directory and
- * sent as soon as Redis answers, by whichever process lives. */
+ * partition; above 1,024 keys in several).  FRESHET_OK: confirmed.  FRESHET_QUEUED: written down in the tier's
+ * directory and sent as soon as Redis answers, by whichever process lives. */
 FRESHET_API freshet_result freshet_invalidate(freshet *cache, const void *key, size_t key_size,
                                               const freshet_write_options *options, freshet_change *change);
 FRESHET_API freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, size_t count,
@@ -252,7 +255,8 @@ FRESHET_API freshet_result freshet_flush(freshet *cache, uint32_t deadline_ms);
 
 /* ---- look inside --------------------------------------------------------------------------------------------- */
 
-/* Counters are of the whole tier, all processes, since it was created; they may lag by a second. */
+/* Counters are of the whole tier, all processes, since it was created; what a process
+ * answered from the tier shows when it next calls, a second after the last time. */
 typedef struct freshet_stats {
     size_t struct_size;
     uint64_t hits, absents, stales, misses; /* answers given, of gets and loads: from the tier */
@@ -262,26 +266,26 @@ typedef struct freshet_stats {
     uint64_t queued, resent;                /* of them: left in the outbox; sent from it */
     uint64_t fills, fills_dropped;          /* records written to the tier; not written (queue or map full) */
     uint64_t fills_refused;                 /* loads that a change overtook, refused by Redis or void from birth */
-    uint64_t evictions, voids, expired;     /* records deleted for room; because a change voided them; past their time */
-    uint64_t frames, frames_refused;        /* signed frames from the channel and the log: verified; not */
-    uint64_t renewals, renewals_failed;     /* of the proof that nothing was missed */
-    uint64_t adoptions, repairs;            /* new epochs met; logs found trimmed or unreadable (tier voided) */
-    uint64_t takeovers, reconnects;         /* of the subscriber's seat; of connections to Redis */
-    uint64_t entries, bytes;                /* in the tier now: records; bytes of map pages in use */
-    uint64_t tier_size, control_size;       /* bytes: the map's limit; the control page */
-    uint64_t map_full;                      /* times that LMDB had no page for us */
-    uint32_t readers;                       /* LMDB reader slots in use */
-    uint32_t fence_slots;                   /* in a partition's table */
-    uint64_t fences;                        /* slots that have ever been raised */
+    uint64_t evictions, voids, expired; /* records deleted for room; because a change voided them; past their time */
+    uint64_t frames, frames_refused;    /* signed frames from the channel and the log: verified; not */
+    uint64_t renewals, renewals_failed; /* of the proof that nothing was missed */
+    uint64_t adoptions, repairs;        /* new epochs met; logs found trimmed or unreadable (tier voided) */
+    uint64_t takeovers, reconnects;     /* of the subscriber's seat; of connections to Redis */
+    uint64_t entries, bytes;            /* in the tier now: records; bytes of map pages in use */
+    uint64_t tier_size, control_size;   /* bytes: the map's limit; the control page */
+    uint64_t map_full;                  /* times that LMDB had no page for us */
+    uint32_t readers;                   /* LMDB reader slots in use */
+    uint32_t fence_slots;               /* in a partition's table */
+    uint64_t fences;                    /* slots that have ever been raised */
     uint32_t partitions;
-    uint32_t outbox;         /* changes that wait for Redis now */
-    uint32_t processes;      /* that have the tier open */
-    int32_t subscriber_pid;  /* who listens for this host; 0: nobody */
-    bool fleet;              /* the tier belongs to a fleet */
-    int64_t proven_age_ms;   /* partition 0 and worst: how long ago it was proven that nothing is missing; -1: never */
+    uint32_t outbox;        /* changes that wait for Redis now */
+    uint32_t processes;     /* that have the tier open */
+    int32_t subscriber_pid; /* who listens for this host; 0: nobody */
+    bool fleet;             /* the tier belongs to a fleet */
+    int64_t proven_age_ms;  /* partition 0 and worst: how long ago it was proven that nothing is missing; -1: never */
     uint32_t max_staleness_ms;
-    uint64_t epoch, position, applied, floor; /* of partition 0: history; newest position known; all fences are in up to;
-                                               * records read below are void */
+    uint64_t epoch, position, applied, floor; /* of partition 0: history; newest position known; all fences are in up
+                                               * to; records read below are void */
 } freshet_stats;
 
 FRESHET_API freshet_result freshet_stat(freshet *cache, freshet_stats *stats);
@@ -293,7 +297,7 @@ typedef struct freshet_entry {
     size_t key_size;
     uint64_t value_size;
     bool absent;
-    bool servable; /* it would be served now */
+    bool servable;   /* it would be served now */
     const char *why; /* if not: "fence", "floor", "clear", "epoch", "expired", "age", "pending"; else "" */
     freshet_answer answer;
 } freshet_entry;
@@ -301,7 +305,8 @@ typedef struct freshet_entry {
 /* Return false to end the walk. */
 typedef bool (*freshet_each_fn)(const freshet_entry *entry, void *arg);
 
-/* Show every record of the tier, in no order; the walk holds no snapshot, so what changes meanwhile may or may not show. */
+/* Show every record of the tier, in no order; the walk holds no snapshot, so what changes meanwhile may or may not
+ * show. */
 FRESHET_API freshet_result freshet_each(freshet *cache, freshet_each_fn fn, void *arg);
 
 #ifdef __cplusplus

@@ -1,8 +1,8 @@
 /*
  * remote.h - the door between one host (core) and its fleet (backplane).  Not installed.
  *
- * Upward: `struct remote_ops`, what core asks of a backplane.  Downward: `remote_*`, what core offers it.  Core knows no
- * Redis, no keys, no network; a backplane knows no map and no page.
+ * Upward: `struct remote_ops`, what core asks of a backplane.  Downward: `remote_*`, what core offers it.  Core knows
+ * no Redis, no keys, no network; a backplane knows no map and no page.
  */
 #ifndef CORE_REMOTE_H
 #define CORE_REMOTE_H
@@ -42,7 +42,7 @@ enum remote_found {
 struct remote_answer {
     enum remote_found found;
     struct remote_record record;
-    int64_t asked_ns;            /* CLOCK_BOOTTIME before the question was sent: the answer's own proof */
+    int64_t asked_ns; /* CLOCK_BOOTTIME before the question was sent: the answer's own proof */
     struct remote_ticket ticket;
 };
 
@@ -52,10 +52,10 @@ struct remote_change {
     enum remote_change_kind kind;
     const struct remote_key *keys; /* REMOTE_PUT: one */
     uint32_t count;
-    bool absent;                   /* PUT */
-    const void *value;             /* PUT */
+    bool absent;       /* PUT */
+    const void *value; /* PUT */
     size_t value_size;
-    uint32_t ttl_ms;               /* PUT; 0: never expires */
+    uint32_t ttl_ms; /* PUT; 0: never expires */
     uint64_t source_version;
 };
 
@@ -65,8 +65,8 @@ struct remote_confirm {
     struct remote_record record;
 };
 
-/* All calls are for any thread and end by their deadline (CLOCK_BOOTTIME ns).  A failure is FRESHET_ENET (not reached in time),
- * FRESHET_EREDIS or FRESHET_ENOMEM, with the thread's sentence set. */
+/* All calls are for any thread and end by their deadline (CLOCK_BOOTTIME ns).  A failure is FRESHET_ENET (not reached
+ * in time), FRESHET_EREDIS or FRESHET_ENOMEM, with the thread's sentence set. */
 struct remote_ops {
     /* Ask for an entry. */
     freshet_result (*fetch)(void *remote, const struct remote_key *key, int64_t deadline_ns,
@@ -80,8 +80,8 @@ struct remote_ops {
                            const struct remote_change *content, int64_t deadline_ns, struct remote_record *ret_record);
     /* Give the ticket back unused (the loader failed), so that others need not wait. */
     void (*give_back)(void *remote, const struct remote_key *key, const struct remote_ticket *ticket);
-    /* Change: write down in the outbox, send, wait for the confirmation, raise this host's fences (remote_raise).  FRESHET_OK,
-     * FRESHET_QUEUED (Redis did not confirm in time: it stays in the outbox), FRESHET_OUTDATED (put). */
+    /* Change: write down in the outbox, send, wait for the confirmation, raise this host's fences (remote_raise).
+     * FRESHET_OK, FRESHET_QUEUED (Redis did not confirm in time: it stays in the outbox), FRESHET_OUTDATED (put). */
     freshet_result (*change)(void *remote, const struct remote_change *change, int64_t deadline_ns,
                              struct remote_confirm *ret_confirm);
     /* Is Redis out of reach, as far as is known now?  For the stale policy. */
@@ -90,7 +90,8 @@ struct remote_ops {
     void (*close)(void *remote);
     /* In a child after fork: close inherited sockets by identity, touch nothing shared, leak the rest. */
     void (*abandon)(void *remote);
-    /* In a child after fork, with the tier open again: join again as the parent had.  A new `remote` is attached by it. */
+    /* In a child after fork, with the tier open again: join again as the parent had.  A new `remote` is attached by it.
+     */
     freshet_result (*rejoin)(freshet *cache, void *abandoned);
 };
 
@@ -98,43 +99,54 @@ struct remote_ops {
 
 struct remote_host; /* the tier as a backplane sees it; lives until `close` of the ops has returned */
 
-/* Attach: from now on core asks `ops` for this handle.  FRESHET_EBUSY when this tier is joined in this process already: then
- * remote_attached makes the second handle share the first's. */
+/* Attach: from now on core asks `ops` for this handle.  FRESHET_EBUSY when this tier is joined in this process already:
+ * then remote_attached makes the second handle share the first's. */
 freshet_result remote_attach(freshet *cache, const struct remote_ops *ops, void *remote);
 /* Take it away again: core asks no more; ops->close is called when the last handle let go. */
 void remote_detach(freshet *cache);
-/* True when this process has this tier joined already; this handle then holds that fleet too (remote_detach lets go). */
+/* True when this process has this tier joined already; this handle then holds that fleet too (remote_detach lets go).
+ */
 bool remote_attached(freshet *cache);
 struct remote_host *remote_host(freshet *cache);
 
 struct remote_facts {
     const char *name;
     uint32_t partitions;
-    uint32_t max_staleness_ms; /* the smallest of this process's handles: renew at a quarter of it */
+    uint32_t max_staleness_ms;      /* the smallest of this process's handles: renew at a quarter of it */
     uint32_t tier_max_staleness_ms; /* the tier's upper limit, for the fleet's head */
     uint32_t deadline_ms;
     uint32_t value_max;
-    uint8_t host_id[16];       /* random, drawn with the control page */
+    uint8_t host_id[16]; /* random, drawn with the control page */
 };
 void remote_facts(struct remote_host *host, struct remote_facts *ret_facts);
 void remote_key_from_hash(struct remote_host *host, const uint8_t hash[16], struct remote_key *ret_key);
 
 /* Coherence.  Positions only rise; each of these may come late or twice and does no harm. */
-void remote_raise(struct remote_host *host, const uint8_t (*hashes)[16], uint32_t count, uint32_t partition, uint64_t position);
+void remote_raise(struct remote_host *host, const uint8_t (*hashes)[16], uint32_t count, uint32_t partition,
+                  uint64_t position);
 void remote_raise_clear(struct remote_host *host, uint32_t partition, uint64_t position);
-void remote_applied(struct remote_host *host, uint32_t partition, uint64_t position); /* everything up to here is in the fences */
-void remote_repair(struct remote_host *host, uint32_t partition, uint64_t position);  /* floor, then applied */
+void remote_applied(struct remote_host *host, uint32_t partition,
+                    uint64_t position); /* everything up to here is in the fences */
+void remote_repair(struct remote_host *host, uint32_t partition, uint64_t position); /* floor, then applied */
 /* Adopt the history `to`, seen while the page had `from`. */
-bool remote_adopt(struct remote_host *host, uint32_t partition, uint64_t from, uint64_t to, uint64_t position, uint64_t clear);
+bool remote_adopt(struct remote_host *host, uint32_t partition, uint64_t from, uint64_t to, uint64_t position,
+                  uint64_t clear);
 
-struct remote_part { uint64_t epoch, applied, position, floor, clear; int64_t proven_ns; };
+struct remote_part {
+    uint64_t epoch, applied, position, floor, clear;
+    int64_t proven_ns;
+};
 void remote_part(struct remote_host *host, uint32_t partition, struct remote_part *ret_part);
 void remote_saw_position(struct remote_host *host, uint32_t partition, uint64_t position); /* newest known */
 
 /* proven-at: note before asking, prove with the answer. */
-struct remote_question { int64_t asked_ns; uint16_t rotation; };
+struct remote_question {
+    int64_t asked_ns;
+    uint16_t rotation;
+};
 struct remote_question remote_ask(struct remote_host *host, uint32_t partition);
-bool remote_prove(struct remote_host *host, uint32_t partition, struct remote_question question, uint64_t epoch, uint64_t position);
+bool remote_prove(struct remote_host *host, uint32_t partition, struct remote_question question, uint64_t epoch,
+                  uint64_t position);
 
 /* Redis's clock, as an offset to CLOCK_BOOTTIME in us. */
 void remote_set_clock(struct remote_host *host, int64_t offset_us);
@@ -148,21 +160,36 @@ uint64_t remote_seat(struct remote_host *host, int32_t *ret_pid);
 bool remote_seat_take(struct remote_host *host, uint64_t seen, uint64_t holder);
 
 /* The outbox (see control.h): hashes NULL and count 0: a clear of the partition. */
-bool remote_outbox_add(struct remote_host *host, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count, uint16_t *ret_slots);
+bool remote_outbox_add(struct remote_host *host, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
+                       uint16_t *ret_slots);
 void remote_outbox_done(struct remote_host *host, const uint16_t *slots, uint32_t count, uint64_t position);
 void remote_outbox_queue(struct remote_host *host, const uint16_t *slots, uint32_t count);
-uint32_t remote_outbox_take(struct remote_host *host, uint32_t partition, bool clears, uint32_t most, uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
-uint32_t remote_outbox_recent(struct remote_host *host, uint32_t partition, int64_t window_ms, uint32_t most, uint8_t (*ret_hashes)[16]);
+uint32_t remote_outbox_take(struct remote_host *host, uint32_t partition, bool clears, uint32_t most,
+                            uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
+uint32_t remote_outbox_recent(struct remote_host *host, uint32_t partition, int64_t window_ms, uint32_t most,
+                              uint8_t (*ret_hashes)[16]);
 uint32_t remote_outbox_waiting(struct remote_host *host, uint32_t partition);
 /* How many processes of this host have the tier open, this one included. */
 uint32_t remote_processes(struct remote_host *host);
 
-/* May this answer, asked for at asked_ns, be served now?  The one judge, for a backplane that wants to know before it answers. */
-bool remote_servable(struct remote_host *host, const struct remote_key *key, const struct remote_record *record, int64_t asked_ns);
+/* May this answer, asked for at asked_ns, be served now?  The one judge, for a backplane that wants to know before it
+ * answers. */
+bool remote_servable(struct remote_host *host, const struct remote_key *key, const struct remote_record *record,
+                     int64_t asked_ns);
 
 /* Count something for freshet_stat. */
-enum remote_counter { REMOTE_QUEUED, REMOTE_RESENT, REMOTE_FRAMES, REMOTE_FRAMES_REFUSED, REMOTE_RENEWALS,
-                      REMOTE_RENEWALS_FAILED, REMOTE_ADOPTIONS, REMOTE_REPAIRS, REMOTE_TAKEOVERS, REMOTE_RECONNECTS };
+enum remote_counter {
+    REMOTE_QUEUED,
+    REMOTE_RESENT,
+    REMOTE_FRAMES,
+    REMOTE_FRAMES_REFUSED,
+    REMOTE_RENEWALS,
+    REMOTE_RENEWALS_FAILED,
+    REMOTE_ADOPTIONS,
+    REMOTE_REPAIRS,
+    REMOTE_TAKEOVERS,
+    REMOTE_RECONNECTS
+};
 void remote_count(struct remote_host *host, enum remote_counter counter, uint64_t n);
 
 /* Words for the caller and for the log callback (core's log.h, handed through the door). */

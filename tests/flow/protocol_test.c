@@ -1,6 +1,6 @@
 /*
- * protocol_test.c - PROTOCOL.md is enough: a program in another language, which shares no code with us, listens to a live
- * channel, verifies a frame, and opens what Redis holds (tests/protocol_test.py, on PyNaCl).
+ * protocol_test.c - PROTOCOL.md is enough: a program in another language, which shares no code with us, listens to a
+ * live channel, verifies a frame, and opens what Redis holds (tests/protocol_test.py, on PyNaCl).
  */
 #include <hosts.h>
 #include <test.h>
@@ -56,8 +56,19 @@ static void expect_understood(const char *value)
         test_skip("no Python with PyNaCl (Debian: python3-nacl)");
     redis_start(&redis, NULL);
     cache = host_join(fresh_dir(), &redis, 0);
-    const char *argv[] = {TEST_PYTHON, TEST_PROTOCOL, "--socket", redis.socket, "--name", "default", "--keyring",
-                          host_keyring(), "--expect-key", "a key/42", value ? "--expect-value" : NULL, value, NULL};
+    const char *argv[] = {TEST_PYTHON,
+                          TEST_PROTOCOL,
+                          "--socket",
+                          redis.socket,
+                          "--name",
+                          "default",
+                          "--keyring",
+                          host_keyring(),
+                          "--expect-key",
+                          "a key/42",
+                          value ? "--expect-value" : NULL,
+                          value,
+                          NULL};
     child = start_python(argv, &out);
     EXPECT(wait_for_word(out, "READY"));
     if (value)
