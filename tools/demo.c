@@ -588,15 +588,15 @@ static void fault_kill(struct demo_fault *fault)
     while (atomic_load(&stage.demo.shared->worker[w].stage) != STAGE_INVALIDATING && demo_now_ns() < end)
         demo_pause(10000); /* it lasts some hundred microseconds */
     pid = stage.worker_pid[w];
-    killed_ns = demo_now_ns();
     end_process(&stage.worker_pid[w], SIGKILL);
+    killed_ns = demo_now_ns(); /* on a busy machine even dying takes its turn */
     ms = await_effect(fault->name, killed_ns, before, has_listener);
     look(after);
     fault->happened = ms >= 0 && after[0].subscriber_pid != pid;
     sent = await_one(&before[0], has_resent);
-    snprintf(fault->note, sizeof fault->note, "process %d, host 1's listener; %d listens since %.0f ms later; %s",
+    snprintf(fault->note, sizeof fault->note, "process %d, host 1's listener; %d listens since %.0f ms after its end; %s",
              (int)pid, (int)after[0].subscriber_pid, ms,
-             sent ? "its half-sent change was sent by its sibling" : "its change had arrived already");
+             sent ? "its half-sent change was sent on" : "its change had arrived already");
     atomic_store(&stage.demo.shared->probe.state, PROBE_IDLE);
     atomic_store(&stage.demo.shared->worker[w].done, 0);
     if (!start_worker(w) || !await_workers())

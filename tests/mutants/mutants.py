@@ -1,6 +1,6 @@
 """mutants.py - the guards, each with what it looks like when it is gone and the tests that must notice.
 
-`old` stands in `file` exactly once.  `tests` are (program, part of a test's name) pairs; any one that fails catches.
+`old` stands in `file` exactly once, wherever its lines break.  `tests` are (program, part of a test's name) pairs; any one that fails catches.
 """
 
 
