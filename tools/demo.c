@@ -594,7 +594,8 @@ static void fault_kill(struct demo_fault *fault)
     look(after);
     fault->happened = ms >= 0 && after[0].subscriber_pid != pid;
     sent = await_one(&before[0], has_resent);
-    snprintf(fault->note, sizeof fault->note, "process %d, host 1's listener; %d listens since %.0f ms after its end; %s",
+    snprintf(fault->note, sizeof fault->note,
+             "process %d, host 1's listener; %d listens since %.0f ms after its end; %s",
              (int)pid, (int)after[0].subscriber_pid, ms,
              sent ? "its half-sent change was sent on" : "its change had arrived already");
     atomic_store(&stage.demo.shared->probe.state, PROBE_IDLE);
