@@ -28,13 +28,14 @@ static const char *admission_line(const char *info, const char *name, char *valu
 
 freshet_result admission_judge(const char *info, bool allow_evicting_redis, const char *redis)
 {
-    char version[32], role[32], policy[32];
+    char version[32], role[32], policy[32], bits[32];
     char *end;
     long major, minor = 0;
 
     (void)admission_line(info, "redis_version", version, sizeof version);
     (void)admission_line(info, "role", role, sizeof role);
     (void)admission_line(info, "maxmemory_policy", policy, sizeof policy);
+    (void)admission_line(info, "arch_bits", bits, sizeof bits);
     major = strtol(version, &end, 10);
     if (*end == '.')
         minor = strtol(end + 1, NULL, 10);
@@ -42,6 +43,8 @@ freshet_result admission_judge(const char *info, bool allow_evicting_redis, cons
         return remote_fail(FRESHET_EREDIS, "what answers at %s is no Redis: its INFO shows no version", redis);
     if (major < 6 || (major == 6 && minor < 2))
         return remote_fail(FRESHET_EREDIS, "Redis at %s is version %s: 6.2 or newer is needed", redis, version);
+    if (strcmp(bits, "32") == 0) /* its Lua prints no position: see scripts/head.lua */
+        return remote_fail(FRESHET_EREDIS, "Redis at %s is built for 32 bits: one of 64 is needed", redis);
     if (strcmp(role, "master") != 0)
         return remote_fail(FRESHET_EREDIS, "Redis at %s is a %s: give the url of the master", redis,
                            role[0] ? role : "server without a role");

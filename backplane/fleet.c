@@ -254,7 +254,7 @@ static void fleet_loop_start(struct loop *loop, void *arg)
     bool good;
 
     fleet->turning = loop;
-    fleet->receive = (struct receive){0};
+    fleet->receive.refusals = 0;
     good = renew_init(fleet) && outbox_init(fleet);
     fleet->ask = link_open(loop, &fleet->url, fleet->connect_ms, FLEET_REPORT_MOST, &fleet_ask_events, fleet);
     fleet->ears =
@@ -392,6 +392,7 @@ static void fleet_free(struct fleet *fleet)
     free(fleet->keyring_path);
     pthread_cond_destroy(&fleet->news);
     pthread_mutex_destroy(&fleet->lock);
+    pthread_mutex_destroy(&fleet->receive.lock);
     free(fleet);
 }
 
@@ -406,6 +407,7 @@ static freshet_result fleet_make(struct fleet **ret_fleet, struct remote_host *h
     if (!fleet)
         return remote_fail(FRESHET_ENOMEM, "no memory to join");
     pthread_mutex_init(&fleet->lock, NULL);
+    pthread_mutex_init(&fleet->receive.lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&fleet->news, &attributes);

@@ -76,6 +76,7 @@ bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kin
         return false;
     work->message_size = FRAME_SIGNED_HEAD + size;
     work->version = frame.version;
+    receive_signed(fleet, work->message, work->message_size);
     return true;
 }
 

@@ -36,20 +36,33 @@ bool receive_plausible(uint64_t applied, uint64_t position)
 
 /* ---- verified lately? ---- */
 
-static bool receive_known(const struct receive *receive, const uint8_t digest[32])
+static bool receive_known(struct receive *receive, const uint8_t digest[32])
 {
-    for (uint32_t way = 0; way < RECEIVE_WAYS; way++)
-        if (memcmp(receive->digests[digest[0]][way], digest, 32) == 0)
-            return true;
-    return false;
+    bool known = false;
+
+    pthread_mutex_lock(&receive->lock);
+    for (uint32_t way = 0; way < RECEIVE_WAYS && !known; way++)
+        known = memcmp(receive->digests[digest[0]][way], digest, 32) == 0;
+    pthread_mutex_unlock(&receive->lock);
+    return known;
 }
 
 static void receive_remember(struct receive *receive, const uint8_t digest[32])
 {
     uint8_t *next = &receive->next[digest[0]];
 
+    pthread_mutex_lock(&receive->lock);
     memcpy(receive->digests[digest[0]][*next], digest, 32);
     *next = (uint8_t)((*next + 1u) % RECEIVE_WAYS);
+    pthread_mutex_unlock(&receive->lock);
+}
+
+void receive_signed(struct fleet *fleet, const uint8_t *message, size_t size)
+{
+    uint8_t digest[32];
+
+    seal_digest(message, size, digest);
+    receive_remember(&fleet->receive, digest);
 }
 
 /* Verify a signed message and decode it; *ret_why names a refusal. */
@@ -106,9 +119,10 @@ static bool receive_flooded(struct receive *receive, int64_t now_ns)
     return receive->refusals >= RECEIVE_REFUSALS;
 }
 
-/* A message that came over the channel: raise what it names.  False: refused; *ret_why says why. */
+/* A message that came over the channel: raise what it names.  False: refused; *ret_why says why.  *ret_raised: its
+ * fences are up, so that the log has nothing urgent to add. */
 static bool receive_message(struct fleet *fleet, uint32_t partition, const uint8_t *message, size_t size,
-                            const char **ret_why)
+                            const char **ret_why, bool *ret_raised)
 {
     struct remote_part page;
     struct frame frame;
@@ -119,7 +133,8 @@ static bool receive_message(struct fleet *fleet, uint32_t partition, const uint8
         return false;
     remote_part(fleet->host, partition, &page);
     uint64_t position = bytes_get64(message), epoch = bytes_get64(message + 8);
-    if (epoch == page.epoch && receive_plausible(page.applied, position))
+    *ret_raised = epoch == page.epoch && receive_plausible(page.applied, position);
+    if (*ret_raised)
         receive_apply(fleet, partition, &frame, position);
     return true;
 }
@@ -127,16 +142,20 @@ static bool receive_message(struct fleet *fleet, uint32_t partition, const uint8
 void receive_channel(struct fleet *fleet, uint32_t partition, const char *bytes, size_t size)
 {
     const char *why = "too many others were";
+    bool raised = false;
 
     if (size == 0) /* somebody who joins tries whether he may publish */
         return;
     if (receive_flooded(&fleet->receive, fleet_now_ns()) ||
-        !receive_message(fleet, partition, (const uint8_t *)bytes, size, &why)) {
+        !receive_message(fleet, partition, (const uint8_t *)bytes, size, &why, &raised)) {
         fleet->receive.refusals++;
         remote_count(fleet->host, REMOTE_FRAMES_REFUSED, 1);
         remote_say(FRESHET_DEBUG, "a frame on the channel was refused: %s", why);
     }
-    renew_look_soon(fleet, partition); /* after the fences: they are what somebody waits for */
+    if (raised) /* one look will do for many of these */
+        renew_look_later(fleet, partition);
+    else
+        renew_look_soon(fleet, partition);
 }
 
 /* ---- the log ---- */

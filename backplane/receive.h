@@ -7,6 +7,7 @@
 #ifndef BACKPLANE_RECEIVE_H
 #define BACKPLANE_RECEIVE_H
 
+#include <pthread.h>
 #include <frame.h>
 #include <resp.h>
 #include <seal.h>
@@ -18,8 +19,10 @@ struct fleet;
 #define RECEIVE_REACH    65536u /* how far beyond `applied` a channel's claim is believed */
 #define RECEIVE_REFUSALS 64u    /* in a second; after them the channel's frames are hints only, unverified */
 
-/* Digests of the frames verified lately, so that the log's copy of a frame need not be verified again. */
+/* Digests of the frames verified lately, so that the log's copy of a frame need not be verified again, nor what this
+ * process signed itself: verifying is the dearest step there is. */
 struct receive {
+    pthread_mutex_t lock; /* of the digests: those who sign are on threads of their own */
     uint8_t digests[RECEIVE_BUCKETS][RECEIVE_WAYS][32];
     uint8_t next[RECEIVE_BUCKETS];
     int64_t refusals_since_ns;
@@ -47,6 +50,9 @@ enum receive_step receive_step(uint64_t applied, uint64_t position);
 
 /* Is a channel's claim of a position plausible?  Pure. */
 bool receive_plausible(uint64_t applied, uint64_t position);
+
+/* A message that this process has signed: genuine.  Any thread. */
+void receive_signed(struct fleet *fleet, const uint8_t *message, size_t size);
 
 /* A message of the channel; on the loop's thread, as the next. */
 void receive_channel(struct fleet *fleet, uint32_t partition, const char *bytes, size_t size);

@@ -17,6 +17,7 @@
 #define RENEW_RECENT_MOST 2048u
 #define RENEW_BATCH       256u
 #define RENEW_LEAST_MS    5u
+#define RENEW_LATER_MS    5u /* a look costs Redis a script: under many changes one will do for all of them */
 
 enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, const struct answer *answer)
 {
@@ -209,6 +210,26 @@ void renew_look_soon(struct fleet *fleet, uint32_t partition)
         part->again = true;
     else
         renew_send(part);
+}
+
+void renew_look_later(struct fleet *fleet, uint32_t partition)
+{
+    fleet->renew.parts[partition].later = true;
+    if (!fleet->renew.later_set)
+        loop_timer_set(fleet->renew.later, RENEW_LATER_MS, 0);
+    fleet->renew.later_set = true;
+}
+
+static void renew_later(void *arg)
+{
+    struct fleet *fleet = arg;
+
+    fleet->renew.later_set = false;
+    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
+        if (fleet->renew.parts[p].later) {
+            fleet->renew.parts[p].later = false;
+            renew_look_soon(fleet, p);
+        }
 }
 
 void renew_look_all(struct fleet *fleet)
@@ -405,7 +426,8 @@ bool renew_init(struct fleet *fleet)
     for (uint32_t p = 0; p < FRESHET_PARTITIONS_MAX; p++)
         fleet->renew.parts[p] = (struct renew_part){.fleet = fleet, .partition = p};
     fleet->renew.timer = loop_timer_open(fleet->turning, renew_tick, fleet);
-    return fleet->renew.timer != NULL;
+    fleet->renew.later = loop_timer_open(fleet->turning, renew_later, fleet);
+    return fleet->renew.timer && fleet->renew.later;
 }
 
 void renew_start(struct fleet *fleet)
@@ -417,5 +439,7 @@ void renew_fini(struct fleet *fleet)
 {
     if (fleet->renew.timer)
         loop_timer_close(fleet->renew.timer);
-    fleet->renew.timer = NULL;
+    if (fleet->renew.later)
+        loop_timer_close(fleet->renew.later);
+    fleet->renew.timer = fleet->renew.later = NULL;
 }

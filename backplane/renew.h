@@ -48,6 +48,7 @@ struct renew_part {
     uint32_t partition;
     bool asking;      /* one report is on its way; never two */
     bool again;       /* and another is wanted after it */
+    bool later;       /* one is wanted when the short timer fires */
     bool insist;      /* the next one claims our position */
     bool catching_up; /* the log came in pieces: `question` and `target` are still the first one's */
     struct remote_question question;
@@ -59,6 +60,8 @@ struct renew_part {
 struct renew {
     struct renew_part parts[FRESHET_PARTITIONS_MAX];
     struct loop_timer *timer;
+    struct loop_timer *later; /* gathers what the channel brings into one look */
+    bool later_set;
     uint32_t wait_ms; /* for an answer */
 };
 
@@ -68,6 +71,7 @@ bool renew_init(struct fleet *fleet);
 void renew_fini(struct fleet *fleet);
 void renew_start(struct fleet *fleet); /* we hold the seat: renew from now on, as long as we do */
 void renew_look_soon(struct fleet *fleet, uint32_t partition); /* something may be new */
+void renew_look_later(struct fleet *fleet, uint32_t partition); /* in some milliseconds, once for all that came until then */
 void renew_look_all(struct fleet *fleet);
 
 /* ---- any other thread ---- */

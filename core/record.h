@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_HEAD_SIZE 96u /* bytes; holds a magic, a format and a check of the head itself */
+#define RECORD_HEAD_SIZE 80u /* bytes; holds a magic, a format and a check of the head itself */
 #define RECORD_NEVER     INT64_MAX
 
 enum record_kind { RECORD_VALUE = 1, RECORD_ABSENT = 2 };

@@ -309,9 +309,12 @@ static bool launch(struct redis *redis)
     int status;
 
     (void)unlink(redis->socket);
-    redis->pid = test_fork();
+    fflush(NULL);
+    redis->pid = fork();
     if (redis->pid == 0)
         run_server(redis, test);
+    if (redis->pid < 0)
+        test_failed(__FILE__, __LINE__, "fork");
     while (!redis_answers(redis)) {
         if (waitpid(redis->pid, &status, WNOHANG) == redis->pid)
             return false;

@@ -99,10 +99,20 @@ void test_skip(const char *why)
     _exit(EXIT_SKIP);
 }
 
+/* The thread sanitizer has a thread of its own. */
+static bool has_threads(void)
+{
+    struct stat tasks;
+
+    return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink > 2 + 2;
+}
+
 pid_t test_fork(void)
 {
     pid_t child;
 
+    if (test_thread_sanitized() && has_threads())
+        test_skip("the thread sanitizer does not follow a process with threads into its child");
     fflush(NULL);
     child = fork(); /* in our group, which the runner kills */
     if (child < 0)
@@ -200,6 +210,11 @@ bool test_long_runs(void)
 bool test_sanitized(void)
 {
     return __asan_init || __tsan_init;
+}
+
+bool test_thread_sanitized(void)
+{
+    return __tsan_init;
 }
 
 /* ---- what a test leaves behind ---- */

@@ -82,5 +82,6 @@ uint64_t test_random(uint64_t *state);
 bool test_long_runs(void);
 /* True in a program made with a sanitizer, whose own locks do not survive a fork in the midst of other threads' calls. */
 bool test_sanitized(void);
+bool test_thread_sanitized(void);
 
 #endif

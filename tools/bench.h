@@ -104,9 +104,13 @@ bool raw_redis_set(struct raw_redis *redis, const char *key, size_t key_size, co
 int64_t raw_redis_get(struct raw_redis *redis, const char *key, size_t key_size, void *buf, size_t size);
 bool raw_redis_publish(struct raw_redis *redis, const char *channel, const void *data, size_t size);
 bool raw_redis_subscribe(struct raw_redis *redis, const char *channel);
-bool raw_redis_next(struct raw_redis *redis); /* wait for a message */
+/* Wait for a message of just this size. */
+bool raw_redis_next(struct raw_redis *redis, void *ret_message, size_t size);
 
-/* bench_sign.c: Ed25519, signing and verifying a frame's bytes, median CPU ns; < 0: failed. */
-double raw_sign_verify(size_t size, unsigned slices, unsigned each);
+/* bench_sign.c: Ed25519 with one key pair, drawn by raw_sign_start before any fork. */
+#define RAW_SIGNATURE 64u
+bool raw_sign_start(void);
+bool raw_sign(const unsigned char *message, size_t size, unsigned char ret_signature[RAW_SIGNATURE]);
+bool raw_verify(const unsigned char *message, size_t size, const unsigned char signature[RAW_SIGNATURE]);
 
 #endif

@@ -75,12 +75,19 @@ bool raw_redis_subscribe(struct raw_redis *redis, const char *channel)
     return good;
 }
 
-bool raw_redis_next(struct raw_redis *redis)
+bool raw_redis_next(struct raw_redis *redis, void *ret_message, size_t size)
 {
-    void *reply = NULL;
+    void *received = NULL;
+    const redisReply *reply;
+    bool good;
 
-    if (redisGetReply(context(redis), &reply) != REDIS_OK)
+    if (redisGetReply(context(redis), &received) != REDIS_OK)
         return false;
-    freeReplyObject(reply);
-    return true;
+    reply = received; /* "message", channel, payload */
+    good = reply->type == REDIS_REPLY_ARRAY && reply->elements == 3 && reply->element[2]->type == REDIS_REPLY_STRING &&
+           (size_t)reply->element[2]->len == size;
+    if (good)
+        memcpy(ret_message, reply->element[2]->str, size);
+    freeReplyObject(received);
+    return good;
 }

@@ -75,7 +75,7 @@ const char *tool_result(freshet_result result)
 
     if (strncmp(name, "FRESHET_", 8) == 0)
         name += 8;
-    for (; name[n] && n < sizeof text - 1; n++)
+    for (; n < sizeof text - 1 && name[n]; n++)
         text[n] = (char)tolower((unsigned char)name[n]);
     text[n] = '\0';
     return text;

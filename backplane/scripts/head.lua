@@ -11,6 +11,9 @@ local HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 132, 100, 64
 local STEP = 4294967296 -- 2^32: how far a new epoch leaps over everything known
 local POSITION_MAX = 9007190664806400 -- 2^53 - 2^33: beyond it only a forger goes
 local HINT_REACH = 2251799813685248 -- 2^51 us beyond the clock: a hint above is not believed
+-- One call of struct for a whole layout: a field apiece took longer than Redis's own part of a change.
+local HEAD_FORMAT = '>c8c40I8I8I8I4I2I2c16I8I8I8I8'
+local RECORD_FORMAT = '>I8c8c8c8I8I8c8c16c8I8I8'
 local NO_ID, NO_TICKET = string.rep('\0', 8), string.rep('\0', 16)
 local FRESH_MS, FRESH_US = 10000, 10000000 -- how long a change is remembered, for prefer_primary
 
@@ -19,10 +22,12 @@ local replid, context, head
 
 local function u64(bytes, at) return (struct.unpack('>I8', bytes, at)) end
 local function pack64(number) return struct.pack('>I8', number) end
-local function decimal(number) return string.format('%.0f', number) end
+-- Not '%.0f', which is four times as slow; a server of 64 bits prints all 53 (a host that joins asks for one).
+local function decimal(number) return string.format('%d', number) end
 
 -- Compare byte by byte: `<` on strings would ask the locale.
 local function below(a, b)
+    if a == b then return false end
     for i = 1, 8 do
         local x, y = string.byte(a, i), string.byte(b, i)
         if x ~= y then return x < y end
@@ -41,13 +46,9 @@ local function head_decode(bytes)
     if not bytes or string.sub(bytes, 1, 2) ~= 'FH' then return nil end
     if string.byte(bytes, 3) ~= 1 then return {format = string.byte(bytes, 3) or 0} end
     if #bytes ~= HEAD_SIZE then return nil end
-    local h = {
-        epoch = string.sub(bytes, 5, 12), replid = string.sub(bytes, 13, 52),
-        position = u64(bytes, 53), clear = u64(bytes, 61), tag = u64(bytes, 69),
-        max_staleness = struct.unpack('>I4', bytes, 77), partitions = struct.unpack('>I2', bytes, 81),
-        registry = string.sub(bytes, 85, 100), mark = u64(bytes, 101), mark_us = u64(bytes, 109),
-        reset = u64(bytes, 117), cleared_us = u64(bytes, 125),
-    }
+    local h, _ = {}
+    h.epoch, h.replid, h.position, h.clear, h.tag, h.max_staleness, h.partitions, _, h.registry, h.mark, h.mark_us,
+        h.reset, h.cleared_us = struct.unpack(HEAD_FORMAT, bytes, 5)
     if h.position > POSITION_MAX or h.clear > h.position or h.tag > h.position or h.reset > h.position then
         return nil
     end
@@ -55,9 +56,9 @@ local function head_decode(bytes)
 end
 
 local function head_write()
-    redis.call('SET', KEYS[1], 'FH\1\0' .. head.epoch .. head.replid .. pack64(head.position) .. pack64(head.clear)
-        .. pack64(head.tag) .. struct.pack('>I4I2I2', head.max_staleness, head.partitions, 0) .. head.registry
-        .. pack64(head.mark) .. pack64(head.mark_us) .. pack64(head.reset) .. pack64(head.cleared_us))
+    redis.call('SET', KEYS[1], 'FH\1\0' .. struct.pack(HEAD_FORMAT, head.epoch, head.replid, head.position, head.clear,
+        head.tag, head.max_staleness, head.partitions, 0, head.registry, head.mark, head.mark_us, head.reset,
+        head.cleared_us))
 end
 
 -- The last id that a log ever gave; 0 when there is no log.  Something else in its place counts as the highest id.
@@ -100,11 +101,10 @@ end
 local function begin(log)
     local bytes = ARGV[1]
     if not bytes or #bytes ~= CONTEXT_SIZE then return redis.error_reply('ERR freshet: a context has 64 bytes') end
-    context = {
-        epoch = string.sub(bytes, 1, 8), registry = string.sub(bytes, 9, 24), known = string.sub(bytes, 25, 32),
-        hint = u64(bytes, 33), max_staleness = struct.unpack('>I4', bytes, 41),
-        partitions = struct.unpack('>I2', bytes, 45), random = string.sub(bytes, 49, 64),
-    }
+    local _
+    context = {}
+    context.epoch, context.registry, context.known, context.hint, context.max_staleness, context.partitions, _,
+        context.random = struct.unpack('>c8c16c8I8I4I2I2c16', bytes)
     local time = redis.call('TIME')
     now = tonumber(time[1]) * 1000000 + tonumber(time[2])
     local info = redis.call('INFO', 'replication')
@@ -132,21 +132,17 @@ local function answer(status) return {status, head.epoch, decimal(head.position)
 -- A record's fields; nil when it is absent or garbled.
 local function record_decode(bytes)
     if not bytes or #bytes < RECORD_HEAD or string.sub(bytes, 1, 3) ~= 'FR\1' then return nil end
-    local r = {
-        state = string.byte(bytes, 4), born = u64(bytes, 5), version = string.sub(bytes, 13, 20),
-        writer = string.sub(bytes, 21, 28), source = string.sub(bytes, 29, 36), expiry = u64(bytes, 37),
-        changed = u64(bytes, 45), seen = string.sub(bytes, 53, 60), ticket = string.sub(bytes, 61, 76),
-        ticket_epoch = string.sub(bytes, 77, 84), ticket_position = u64(bytes, 85), ticket_until = u64(bytes, 93),
-    }
+    local r = {state = string.byte(bytes, 4)}
+    r.born, r.version, r.writer, r.source, r.expiry, r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position,
+        r.ticket_until = struct.unpack(RECORD_FORMAT, bytes, 5)
     if r.state > 2 then return nil end
     if r.born < head.reset then r.seen = NO_ID end -- a clear lets source versions begin again
     return r
 end
 
 local function record_encode(r, sealed)
-    return 'FR\1' .. string.char(r.state) .. pack64(r.born) .. r.version .. r.writer .. r.source .. pack64(r.expiry)
-        .. pack64(r.changed) .. r.seen .. r.ticket .. r.ticket_epoch .. pack64(r.ticket_position)
-        .. pack64(r.ticket_until) .. sealed
+    return 'FR\1' .. string.char(r.state) .. struct.pack(RECORD_FORMAT, r.born, r.version, r.writer, r.source, r.expiry,
+        r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position, r.ticket_until) .. sealed
 end
 
 local function greater(a, b) return below(a, b) and b or a end

@@ -14,14 +14,11 @@
 /* A path below `dir`; lives as long as the test. */
 static const char *below(const char *dir, const char *name)
 {
-    static char room[1 << 20];
+    static char *paths[1024];
     static size_t used;
-    char *path = room + used;
-    int size = snprintf(path, sizeof room - used, "%s/%s", dir, name);
 
-    EXPECT(size > 0 && (size_t)size < sizeof room - used);
-    used += (size_t)size + 1;
-    return path;
+    EXPECT(used < sizeof paths / sizeof paths[0] && asprintf(&paths[used], "%s/%s", dir, name) > 0);
+    return paths[used++];
 }
 
 static void expect_refused(const char *path, const char *word)
