@@ -18,6 +18,7 @@
 
 #define FLEET_LEAVE_MS        200
 #define FLEET_REPORT_MOST     ((size_t)8 << 20)     /* bytes of a report: the script stops at one MiB of the log */
+#define FLEET_TRIP_US         50000                 /* a longer round trip measures no clock */
 #define FLEET_PROVEN_PAUSE_NS (5 * FLEET_NS_PER_MS) /* a sibling may be the one who proves: look for ourselves, too */
 
 static const struct remote_ops fleet_ops;
@@ -44,12 +45,20 @@ static void fleets_guard(void)
     (void)pthread_atfork(fleets_hold, fleets_release, fleets_release);
 }
 
-static void fleets_add(struct fleet *fleet)
+/* Stand behind the door, and in the list: in one step, so that who is told FRESHET_EBUSY finds there who was quicker.
+ */
+static freshet_result fleets_attach(struct fleet *fleet, freshet *cache)
 {
+    freshet_result result;
+
     fleets_hold();
-    fleet->next = fleets;
-    fleets = fleet;
+    result = remote_attach(cache, &fleet_ops, fleet);
+    if (result == FRESHET_OK) {
+        fleet->next = fleets;
+        fleets = fleet;
+    }
     fleets_release();
+    return result;
 }
 
 static void fleets_remove(struct fleet *fleet)
@@ -146,10 +155,13 @@ int64_t fleet_boot_ns(const struct fleet *fleet, uint64_t redis_us)
 
 void fleet_learn(struct fleet *fleet, int64_t asked_ns, const struct renew_report *report)
 {
-    int64_t middle_us = (asked_ns + (fleet_now_ns() - asked_ns) / 2) / 1000;
-    int64_t offset = (int64_t)report->answer.time_us - middle_us; /* both below 2^53 */
+    int64_t trip_us = (fleet_now_ns() - asked_ns) / 1000;
+    int64_t offset = (int64_t)report->answer.time_us - asked_ns / 1000 - trip_us / 2; /* both below 2^53 */
+    int64_t known = remote_clock(fleet->host), far = offset > known ? offset - known : known - offset;
 
-    remote_set_clock(fleet->host, offset ? offset : 1); /* 0 means that it is not known */
+    /* A long trip may have been long on one way only: it corrects what it contradicts, and refines nothing. */
+    if (known == 0 || trip_us <= FLEET_TRIP_US || far > trip_us / 2)
+        remote_set_clock(fleet->host, offset ? offset : 1); /* 0 means that it is not known */
     if (report->max_staleness_ms >= fleet->facts.tier_max_staleness_ms)
         atomic_store(&fleet->max_staleness_ms, (uint32_t)report->max_staleness_ms);
 }
@@ -466,24 +478,24 @@ static bool fleet_end_loop(struct fleet *fleet)
     return loop_close(loop);
 }
 
-/* Start the loop and stand behind the door.  On failure the fleet is freed. */
-static freshet_result fleet_launch(struct fleet *fleet, freshet *cache)
+/* Start the loop and stand behind the door.  On failure the fleet is as it was, but for *ret_lost: its loop did not
+ * end, so its memory must stay. */
+static freshet_result fleet_launch(struct fleet *fleet, freshet *cache, bool *ret_lost)
 {
     freshet_result result;
 
+    *ret_lost = false;
     pthread_mutex_lock(&fleet->lock);
     result = loop_open(&fleet->loop, &fleet_loop_events, fleet);
     pthread_mutex_unlock(&fleet->lock);
-    if (result == FRESHET_OK) {
-        fleets_add(fleet);
-        if (remote_attach(cache, &fleet_ops, fleet) == FRESHET_OK)
-            return FRESHET_OK;
-        fleets_remove(fleet);
-        result = remote_fail(FRESHET_EBUSY, "another thread has joined the tier just now");
-        if (!fleet_end_loop(fleet))
-            return result;
-    }
-    fleet_free(fleet);
+    if (result != FRESHET_OK)
+        return result;
+    result = fleets_attach(fleet, cache);
+    if (result == FRESHET_OK)
+        return FRESHET_OK;
+    *ret_lost = !fleet_end_loop(fleet);
+    if (result == FRESHET_EBUSY)
+        return remote_fail(FRESHET_EBUSY, "another thread has joined the tier just now");
     return result;
 }
 
@@ -540,6 +552,7 @@ static freshet_result fleet_rejoin(freshet *cache, void *abandoned)
     freshet_join_options options = FRESHET_INIT(freshet_join_options);
     struct fleet *fleet = NULL;
     freshet_result result;
+    bool lost;
 
     options.keyring = ghost->keyring_path;
     options.connect_ms = ghost->connect_ms;
@@ -551,7 +564,10 @@ static freshet_result fleet_rejoin(freshet *cache, void *abandoned)
     fleet->resolved = ghost->resolved;
     if (fleet->resolved)
         lines_set_address(fleet->lines, &fleet->address);
-    return fleet_launch(fleet, cache);
+    result = fleet_launch(fleet, cache, &lost);
+    if (result != FRESHET_OK && !lost)
+        fleet_free(fleet);
+    return result;
 }
 
 static const struct remote_ops fleet_ops = {
@@ -624,6 +640,22 @@ static freshet_result join_prepare(struct fleet *fleet, int64_t deadline_ns)
     return FRESHET_OK;
 }
 
+/* Have the fleet's loop run behind the door; if another thread was quicker, share what it has.  *ret_ours: the door has
+ * this fleet, or its memory must stay for another reason. */
+static freshet_result join_launch(struct fleet *fleet, freshet *cache, struct remote_host *host, bool *ret_ours)
+{
+    freshet_result result;
+    bool lost;
+
+    do {
+        result = fleet_launch(fleet, cache, &lost);
+        *ret_ours = result == FRESHET_OK || lost;
+        if (result == FRESHET_EBUSY)
+            result = join_shared(cache, host, fleet->id);
+    } while (result == FRESHET_MISS && !lost); /* that one has left again */
+    return result == FRESHET_MISS ? FRESHET_EBUSY : result;
+}
+
 freshet_result freshet_join(freshet *cache, const char *url, const freshet_join_options *given)
 {
     freshet_join_options options;
@@ -631,6 +663,7 @@ freshet_result freshet_join(freshet *cache, const char *url, const freshet_join_
     struct remote_host *host;
     int64_t deadline_ns;
     freshet_result result;
+    bool ours = false;
 
     if (!cache || !url)
         return remote_fail(FRESHET_EINVAL, "freshet_join: the %s is NULL", cache ? "url" : "cache");
@@ -643,13 +676,13 @@ freshet_result freshet_join(freshet *cache, const char *url, const freshet_join_
         return result;
     deadline_ns = fleet_now_ns() + fleet->facts.deadline_ms * FLEET_NS_PER_MS;
     result = join_shared(cache, host, fleet->id);
-    if (result != FRESHET_MISS || (result = join_prepare(fleet, deadline_ns)) != FRESHET_OK) {
+    if (result == FRESHET_MISS && (result = join_prepare(fleet, deadline_ns)) == FRESHET_OK)
+        result = join_launch(fleet, cache, host, &ours);
+    if (result == FRESHET_OK)
+        result = fleet_wait(fleet, deadline_ns); /* whoever proves it */
+    if (!ours)
         fleet_free(fleet);
-        return result;
-    }
-    if ((result = fleet_launch(fleet, cache)) != FRESHET_OK)
-        return result;
-    return fleet_wait(fleet, deadline_ns);
+    return result;
 }
 
 void freshet_leave(freshet *cache)

@@ -13,8 +13,9 @@
 #include <stdlib.h>
 
 #define RENEW_ENTRIES     256u  /* in one answer: verifying them takes some 40 ms of the loop */
-#define RENEW_RECENT_MS   10000 /* what was confirmed so lately is sent again after a rotation */
-#define RENEW_RECENT_MOST 2048u
+#define RENEW_RECENT_MS   60000 /* what was confirmed so lately is sent again after a rotation: fail-overs last */
+#define RENEW_RECENT_MOST 2048u /* so many keys are remembered, of all partitions together */
+#define RENEW_RECENT_SLIP 64u   /* entries that are just being written cannot be read */
 #define RENEW_BATCH       256u
 #define RENEW_LEAST_MS    5u
 #define RENEW_LATER_MS    5u /* a look costs Redis a script: under many changes one will do for all of them */
@@ -23,6 +24,8 @@ enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, 
 {
     if (epoch != asked->page.epoch)
         return RENEW_MOVED;
+    if (answer->position > answer->time_us + RENEW_REACH)
+        return RENEW_BEYOND;
     if (answer->epoch == epoch)
         return answer->position < asked->page.position || answer->position < asked->page.applied ? RENEW_LOST
                                                                                                  : RENEW_SAME;
@@ -146,7 +149,17 @@ freshet_result renew_check(struct fleet *fleet, uint32_t partition, int64_t dead
     return result;
 }
 
-freshet_result renew_look(struct fleet *fleet, uint32_t partition, bool insist, int64_t deadline_ns)
+/* A position from nowhere: say so; scripts put such a head right, so who still answers it runs none of ours. */
+static void renew_beyond(struct fleet *fleet, uint32_t partition, const struct answer *answer)
+{
+    remote_count(fleet->host, REMOTE_RENEWALS_FAILED, 1);
+    remote_say(FRESHET_WARN,
+               "%s: Redis claims position %" PRIu64 " of partition %" PRIu32 ", far beyond its clock: not believed",
+               fleet->name, answer->position, partition);
+}
+
+static freshet_result renew_look_noting(struct fleet *fleet, uint32_t partition, bool insist, int64_t deadline_ns,
+                                        struct renew_proof *ret_proof)
 {
     bool claim = false;
 
@@ -165,10 +178,15 @@ freshet_result renew_look(struct fleet *fleet, uint32_t partition, bool insist, 
             there = verdict == RENEW_SAME || (verdict == RENEW_ADOPT && renew_adopt(fleet, partition, &asked, &report));
             if (there)
                 remote_raise_clear(fleet->host, partition, report.clear);
+            if (verdict == RENEW_BEYOND)
+                renew_beyond(fleet, partition, &report.answer);
+            *ret_proof = (struct renew_proof){asked.asked_ns, report.answer.epoch, report.answer.position};
         }
         resp_free(reply);
         if (result != FRESHET_OK || there)
             return result;
+        if (verdict == RENEW_BEYOND)
+            break;
         if (verdict == RENEW_LOST || verdict == RENEW_OLDER) {
             if (!insist)
                 break;
@@ -177,6 +195,19 @@ freshet_result renew_look(struct fleet *fleet, uint32_t partition, bool insist, 
     }
     fleet_wake(fleet); /* the seat's holder finds out */
     return FRESHET_MISS;
+}
+
+freshet_result renew_look(struct fleet *fleet, uint32_t partition, bool insist, int64_t deadline_ns)
+{
+    struct renew_proof unused;
+
+    return renew_look_noting(fleet, partition, insist, deadline_ns, &unused);
+}
+
+freshet_result renew_look_proof(struct fleet *fleet, uint32_t partition, int64_t deadline_ns,
+                                struct renew_proof *ret_proof)
+{
+    return renew_look_noting(fleet, partition, false, deadline_ns, ret_proof);
 }
 
 /* ---- the loop's thread: one report at a time ---- */
@@ -255,6 +286,21 @@ static uint32_t renew_unique(uint8_t (*hashes)[16], uint32_t count)
     return kept;
 }
 
+/* The keys of a partition that were confirmed lately, each once.  False: there may have been more, for the ring, which
+ * all partitions share, has come round within the time. */
+static bool renew_recent(struct fleet *fleet, uint32_t partition, uint8_t (*hashes)[16], uint32_t *ret_count)
+{
+    uint32_t total = 0;
+
+    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
+        if (p != partition)
+            total += remote_outbox_recent(fleet->host, p, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+    *ret_count = remote_outbox_recent(fleet->host, partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+    total += *ret_count;
+    *ret_count = renew_unique(hashes, *ret_count);
+    return total < RENEW_RECENT_MOST - RENEW_RECENT_SLIP;
+}
+
 /* After a rotation the new history may lack what the old one confirmed last: queue it once more, before anything
  * is proven. */
 static void renew_send_recent(struct renew_part *part)
@@ -262,14 +308,13 @@ static void renew_send_recent(struct renew_part *part)
     struct fleet *fleet = part->fleet;
     uint8_t(*hashes)[16] = malloc(RENEW_RECENT_MOST * sizeof *hashes);
     uint16_t slots[RENEW_BATCH];
-    uint32_t count = RENEW_RECENT_MOST; /* without memory for the keys everything is sent: a clear */
+    uint32_t count = RENEW_RECENT_MOST;
+    /* Without memory for the keys, or without the keys, everything is sent: a clear. */
+    bool known = hashes && renew_recent(fleet, part->partition, hashes, &count);
 
-    if (hashes)
-        count = renew_unique(
-            hashes, remote_outbox_recent(fleet->host, part->partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes));
     for (uint32_t done = 0, batch; done < count; done += batch) {
         batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;
-        if (hashes &&
+        if (known &&
             remote_outbox_add(fleet->host, part->partition, (const uint8_t(*)[16])(hashes + done), batch, slots)) {
             remote_outbox_queue(fleet->host, slots, batch);
             continue;
@@ -367,6 +412,10 @@ static void renew_judged(struct renew_part *part, const struct renew_report *rep
         break;
     case RENEW_OLDER:
         renew_older(part, &report->answer);
+        break;
+    case RENEW_BEYOND:
+        part->catching_up = false; /* the timer asks again */
+        renew_beyond(fleet, part->partition, &report->answer);
         break;
     }
 }

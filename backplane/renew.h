@@ -22,12 +22,16 @@ struct renew_asked {
     bool insist; /* it claimed our position, so that a server with a lower one begins a new epoch */
 };
 
+/* How far a position may be beyond Redis's clock (PROTOCOL.md: scripts begin no epoch further off), in us: 2^50. */
+#define RENEW_REACH (UINT64_C(1) << 50)
+
 enum renew_verdict {
     RENEW_SAME,  /* our history: apply what is new, then it is proven */
     RENEW_MOVED, /* the page met another epoch while the question was on its way: ask again */
     RENEW_ADOPT, /* a newer history */
     RENEW_LOST,  /* our epoch, but a position below one that was confirmed: writes were lost; insist */
-    RENEW_OLDER  /* another epoch with a lower position: an older history; find the master anew, then insist */
+    RENEW_OLDER, /* another epoch with a lower position: an older history; find the master anew, then insist */
+    RENEW_BEYOND /* a position that no honest history has: a forger's; whoever adopted it would refuse all others */
 };
 
 /* What does this answer mean?  `epoch` is the page's now.  Pure. */
@@ -80,6 +84,15 @@ void renew_look_all(struct fleet *fleet);
  * FRESHET_MISS: it could not be brought there (an older history; with `insist` it is told to begin a new one);
  * FRESHET_EINVAL: the fleet was made with other values; else as lines_script. */
 freshet_result renew_look(struct fleet *fleet, uint32_t partition, bool insist, int64_t deadline_ns);
+/* What a look shows of the server: it was the master, and at `position` of `epoch`, some time after `asked_ns`. */
+struct renew_proof {
+    int64_t asked_ns;
+    uint64_t epoch, position;
+};
+/* A look whose answer is to prove what is read after it: whatever has at least this position in this epoch has all
+ * that was confirmed before asked_ns. */
+freshet_result renew_look_proof(struct fleet *fleet, uint32_t partition, int64_t deadline_ns,
+                                struct renew_proof *ret_proof);
 /* The same question, only to see whether the fleet is as we are: changes nothing on this host. */
 freshet_result renew_check(struct fleet *fleet, uint32_t partition, int64_t deadline_ns);
 

@@ -2,8 +2,11 @@
  * store.c - records in Redis: fetch, ticket, fill, on the caller's thread and its own line.
  *
  * A fetch reads record and head in one atomic step, so the head's position is as-of: what was confirmed up to it is
- * in what we read.  Where the head is not of the page's epoch, or is behind what we know, the answer could not be
- * judged; then one look (renew_look) has the page adopt what there is, and the question is asked once more.
+ * in what we read.  That proves no age: a master that was demoted answers a plain read as before.  The age is judged by
+ * the page's proof; where that is too old for the caller, a look (renew_look_proof) asks the master first.
+ *
+ * Where the head is not of the page's epoch, or is behind what we know, the answer could not be judged; then one look
+ * has the page adopt what there is, and the question is asked once more.
  *
  * Whether an answer may be served is core's to judge.  Here only what is no answer at all falls away: void by a
  * clear, past its time, or not sealed by a key holder for just this key - that is a miss, never an error, for anybody
@@ -24,6 +27,14 @@ enum store_agreement store_agrees(const struct stored_head *head, const struct r
     if (!head || head->epoch != page->epoch || head->position < page->position || head->position < page->applied)
         return STORE_DIFFERS;
     return STORE_AGREES;
+}
+
+int64_t store_proof(const struct stored_head *head, const struct remote_part *page, const struct renew_proof *proof)
+{
+    if (proof->asked_ns == 0 || proof->epoch != head->epoch || page->epoch != head->epoch ||
+        head->position < proof->position)
+        return 0;
+    return proof->asked_ns;
 }
 
 bool store_lives(const struct stored_record *record, uint64_t clear, uint64_t now_us)
@@ -104,8 +115,8 @@ static const struct resp *store_bulk(const struct resp *reply, size_t n)
 
 /* {record, head} as Redis gave it.  *ret_again: not of the page's history, or its clock is not known yet. */
 static freshet_result store_fetched(struct fleet *fleet, const struct remote_key *key, const struct resp *reply,
-                                    const struct remote_part *page, struct remote_answer *answer, freshet_buf *buf,
-                                    bool *ret_again)
+                                    const struct remote_part *page, const struct renew_proof *proof,
+                                    struct remote_answer *answer, freshet_buf *buf, bool *ret_again)
 {
     const struct resp *record = store_bulk(reply, 0), *text = store_bulk(reply, 1);
     struct stored_head head;
@@ -114,13 +125,25 @@ static freshet_result store_fetched(struct fleet *fleet, const struct remote_key
     answer->found = REMOTE_NONE;
     if (reply->type == RESP_ERROR)
         return remote_fail(FRESHET_EREDIS, "Redis answered MGET with: %.200s", reply->text);
-    *ret_again = store_agrees(whole ? &head : NULL, page) != STORE_AGREES || remote_clock(fleet->host) == 0;
+    /* A head from beyond is forged: as-of so high would outlive every change. */
+    *ret_again = store_agrees(whole ? &head : NULL, page) != STORE_AGREES || remote_clock(fleet->host) == 0 ||
+                 head.position > fleet_time_us(fleet) + RENEW_REACH;
     if (*ret_again || !record)
         return FRESHET_OK;
+    answer->asked_ns = store_proof(&head, page, proof);
     return store_answer(fleet, key, record->text, record->size, head.epoch, head.position, head.clear, answer, buf);
 }
 
-freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns,
+/* Will the page's proof do, when the answer comes?  Renewals are at a quarter of the bound, so mostly it will. */
+static bool store_proven(struct fleet *fleet, uint32_t partition, int64_t bound_ns)
+{
+    struct remote_part page;
+
+    remote_part(fleet->host, partition, &page);
+    return page.proven_ns != 0 && fleet_now_ns() - page.proven_ns < bound_ns / 4 * 3;
+}
+
+freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                            struct remote_answer *answer, freshet_buf *buf)
 {
     struct fleet *fleet = remote;
@@ -129,20 +152,23 @@ freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t d
     const char *argv[] = {"MGET", name, names->head};
     size_t sizes[] = {4, fleet_record_name(names, key->hash, name), strlen(names->head)};
     freshet_result result = FRESHET_OK;
-    bool again = true;
+    bool again = true, look;
 
     fleet_mind(fleet);
+    look = !store_proven(fleet, key->partition, bound_ns);
     for (int round = 0; result == FRESHET_OK && again && round < STORE_ROUNDS; round++) {
+        struct renew_proof proof = {0};
         struct remote_part page;
         struct resp *reply = NULL;
 
-        if (round > 0 && (result = renew_look(fleet, key->partition, false, deadline_ns)) != FRESHET_OK)
+        if ((round > 0 || look) &&
+            (result = renew_look_proof(fleet, key->partition, deadline_ns, &proof)) != FRESHET_OK)
             break;
         remote_part(fleet->host, key->partition, &page);
-        answer->asked_ns = fleet_now_ns();
+        answer->asked_ns = 0;
         result = lines_ask(fleet->lines, 3, argv, sizes, deadline_ns, &reply, NULL);
         if (result == FRESHET_OK)
-            result = store_fetched(fleet, key, reply, &page, answer, buf, &again);
+            result = store_fetched(fleet, key, reply, &page, &proof, answer, buf, &again);
         resp_free(reply);
     }
     if (again)

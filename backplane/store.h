@@ -5,6 +5,7 @@
 #define BACKPLANE_STORE_H
 
 #include <remote.h>
+#include <renew.h>
 #include <stored.h>
 
 enum store_agreement {
@@ -14,10 +15,14 @@ enum store_agreement {
 /* May an answer beside this head be judged by this page?  `page` is what was known before asking.  Pure. */
 enum store_agreement store_agrees(const struct stored_head *head /* NULL: none */, const struct remote_part *page);
 
+/* When was what this head stands beside proven complete?  `proof`: a look before it; asked_ns 0: none.  0: it was not.
+ * Pure. */
+int64_t store_proof(const struct stored_head *head, const struct remote_part *page, const struct renew_proof *proof);
+
 /* Is this record a live entry, at Redis's time `now_us`?  Pure. */
 bool store_lives(const struct stored_record *record, uint64_t clear, uint64_t now_us);
 
-freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t deadline_ns,
+freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                            struct remote_answer *answer, freshet_buf *buf);
 freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t ticket_ms, int64_t deadline_ns,
                             struct remote_answer *answer, freshet_buf *buf);

@@ -354,10 +354,12 @@ static freshet_result dir_open_aside(struct dir *dir, int *ret_fd)
     return FRESHET_OK;
 }
 
-/* Is this one of the tier's files? */
-static bool dir_is_tiers(const char *name)
+/* Is this one of the tier's files, or of its map's alone? */
+static bool dir_is_tiers(const char *name, bool map_only)
 {
-    return strncmp(name, "control", 7) == 0 || strncmp(name, "map", 3) == 0 || strncmp(name, "outbox", 6) == 0;
+    if (strncmp(name, "map", 3) == 0)
+        return true;
+    return !map_only && (strncmp(name, "control", 7) == 0 || strncmp(name, "outbox", 6) == 0);
 }
 
 /* Move one file; where it cannot go, it is removed: a new tier must not find it. */
@@ -371,21 +373,22 @@ static freshet_result dir_move(const struct dir *dir, int aside, const char *nam
 }
 
 /* Move what the listing shows; *ret_moved tells how many. */
-static freshet_result dir_move_listed(const struct dir *dir, int aside, DIR *listing, unsigned *ret_moved)
+static freshet_result dir_move_listed(const struct dir *dir, int aside, DIR *listing, bool map_only,
+                                      unsigned *ret_moved)
 {
     freshet_result result = FRESHET_OK;
     struct dirent *entry;
 
     *ret_moved = 0;
     while (result == FRESHET_OK && (entry = readdir(listing)))
-        if (dir_is_tiers(entry->d_name)) {
+        if (dir_is_tiers(entry->d_name, map_only)) {
             result = dir_move(dir, aside, entry->d_name);
             ++*ret_moved;
         }
     return result;
 }
 
-freshet_result dir_set_aside(struct dir *dir)
+static freshet_result dir_set_files_aside(struct dir *dir, bool map_only)
 {
     freshet_result result;
     unsigned moved;
@@ -403,9 +406,19 @@ freshet_result dir_set_aside(struct dir *dir)
         return result;
     }
     /* A listing from which files go may skip some: again, until one finds none. */
-    while ((result = dir_move_listed(dir, aside, listing, &moved)) == FRESHET_OK && moved > 0)
+    while ((result = dir_move_listed(dir, aside, listing, map_only, &moved)) == FRESHET_OK && moved > 0)
         rewinddir(listing);
     closedir(listing);
     close(aside);
     return result;
+}
+
+freshet_result dir_set_aside(struct dir *dir)
+{
+    return dir_set_files_aside(dir, false);
+}
+
+freshet_result dir_set_map_aside(struct dir *dir)
+{
+    return dir_set_files_aside(dir, true);
 }

@@ -38,6 +38,8 @@ uint32_t dir_count(struct dir *dir);
 /* Move the tier's files (control*, map*, outbox*) to `aside`, whose earlier content goes.  Under dir_lock, unused
  * only. */
 freshet_result dir_set_aside(struct dir *dir);
+/* The map alone: the control page, with the outbox in it, stays. */
+freshet_result dir_set_map_aside(struct dir *dir);
 /* Child after fork, or descriptors closed behind our back: close what is still ours, by identity, and undo no lock, for
  * the parent's are the same.  `path` stays allocated: callers may have been handed it. */
 void dir_abandon(struct dir *dir);

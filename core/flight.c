@@ -19,6 +19,7 @@ struct flight {
     void *key; /* the full key: hashes may collide */
     uint32_t key_size;
     uint64_t start;
+    int64_t since_ns;
     unsigned holds;
     bool landed;
     freshet_result result;
@@ -90,6 +91,7 @@ static struct flight *flight_make(const struct key *key, uint64_t start)
     memcpy(flight->hash, key->hash, sizeof flight->hash);
     flight->key_size = key->size;
     flight->start = start;
+    flight->since_ns = clock_boot_ns();
     flight->holds = 1;
     return flight;
 }
@@ -157,7 +159,7 @@ static struct timespec flight_until(int64_t deadline_ns)
 }
 
 freshet_result flight_wait(struct flights *flights, struct flight *flight, int64_t deadline_ns,
-                           struct record *ret_record, freshet_buf *buf)
+                           struct record *ret_record, freshet_buf *buf, int64_t *ret_since_ns)
 {
     struct timespec until = flight_until(deadline_ns);
     freshet_result result = FRESHET_ETIMEOUT;
@@ -170,6 +172,7 @@ freshet_result flight_wait(struct flights *flights, struct flight *flight, int64
     if (flight->landed) {
         result = flight->result;
         *ret_record = flight->record;
+        *ret_since_ns = flight->since_ns;
         if (result == FRESHET_OK)
             result = freshet_buf_set(buf, flight->value.data, flight->value.size);
     }

@@ -389,6 +389,7 @@ struct loading {
     uint32_t ttl_ms; /* of the cache */
     uint32_t value_max;
     bool prefer_primary;
+    int64_t since_ns;             /* when the load began that the answer is of */
     struct remote_change content; /* what the loader answered */
 };
 
@@ -405,6 +406,7 @@ static freshet_result load_call(struct loading *l)
     freshet_result result;
 
     l->r.buf->size = 0;
+    l->since_ns = clock_boot_ns();
     control_count(&l->r.host->control, COUNT_LOADS, 1);
     result = l->loader(&request, l->r.buf, l->arg);
     if (result != FRESHET_OK && result != FRESHET_ABSENT) {
@@ -427,10 +429,12 @@ static freshet_result load_call(struct loading *l)
     return result;
 }
 
-/* Tell of a loaded answer: its age is nought, it was read during the call. */
+/* Tell of a loaded answer: it was read at some time since the load began. */
 static freshet_result load_answer(struct loading *l, freshet_result result)
 {
-    l->r.judgement = (struct judgement){.now_ns = clock_boot_ns(), .age_ns = 0};
+    int64_t now_ns = clock_boot_ns();
+
+    l->r.judgement = (struct judgement){.now_ns = now_ns, .age_ns = now_ns - l->since_ns};
     if (l->r.answer)
         answer_fill(&l->r.record, &l->r.judgement, FRESHET_FROM_LOADER, result, l->r.answer);
     return result;
@@ -566,14 +570,27 @@ static bool load_host_fresh(const struct loading *l)
     return proven != 0 && clock_boot_ns() - proven < l->r.bound_ns;
 }
 
+/* The newest change that voids what is known of this key: its own, a clear, or one that only the floor stands for. */
+static uint64_t load_fence(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+    const struct control_part *part = &control->parts[l->r.key.partition];
+    uint64_t fence = atomic_load(control_fence(control, l->r.key.partition, l->r.key.slot));
+    uint64_t clear = atomic_load(&part->clear), floor = atomic_load(&part->floor);
+
+    if (fence < clear)
+        fence = clear;
+    return fence < floor ? floor : fence;
+}
+
 /* Join the load that runs, if nothing has changed since it began.  FRESHET_MISS: its result is no answer for us. */
 static freshet_result load_join(struct loading *l, struct flight *flight)
 {
-    freshet_result result = flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf);
-    uint64_t fence = atomic_load(control_fence(&l->r.host->control, l->r.key.partition, l->r.key.slot));
+    freshet_result result = flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf,
+                                        &l->since_ns);
 
-    if ((result != FRESHET_OK && result != FRESHET_ABSENT) || fence > l->r.record.as_of ||
-        control_outbox_pending(&l->r.host->control, &l->r.key))
+    /* Judged as late as any answer: what came while we waited counts, if the host is still known to have heard of it. */
+    if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of || !load_host_fresh(l))
         return FRESHET_MISS;
     control_count(&l->r.host->control, COUNT_JOINED, 1);
     if (result == FRESHET_ABSENT)
@@ -588,11 +605,10 @@ static freshet_result load_missed(struct loading *l)
     uint32_t p = l->r.key.partition;
     bool fresh = load_host_fresh(l);
     uint64_t start = atomic_load(&control->parts[p].position);
-    uint64_t fence = atomic_load(control_fence(control, p, l->r.key.slot));
     struct flight *flight = NULL;
     freshet_result result;
 
-    if (fresh && !flight_enter(l->r.host->flights, &l->r.key, start, fence, &flight)) {
+    if (fresh && !flight_enter(l->r.host->flights, &l->r.key, start, load_fence(l), &flight)) {
         result = load_join(l, flight);
         if (result != FRESHET_MISS)
             return result;
@@ -660,7 +676,11 @@ static freshet_result changing_start(struct changing *c, freshet *cache, const f
                     change->struct_size);
     if (!(c->host = host_of(cache)))
         return FRESHET_EIO;
+    c->deadline_ns = clock_boot_ns() + (c->options.deadline_ms ? c->options.deadline_ms : cache->options.deadline_ms) *
+                                           CLOCK_NS_PER_MS;
     c->ops = ops_of(cache, c->host);
+    for (int round = 0; !c->ops && atomic_load(&cache->rejoining) && load_pause(c->deadline_ns, round); round++)
+        c->ops = ops_of(cache, c->host); /* a child's first call is under way in another thread */
     if (!c->ops && control_fleet(&c->host->control) != 0)
         return fail(FRESHET_EFLEET, "%s belongs to a fleet: freshet_join before changing anything in it",
                     c->host->dir.path);
@@ -676,6 +696,8 @@ static freshet_result changing_end(struct changing *c, freshet_result result, co
 {
     freshet_change full = {.version = confirm->version, .position = confirm->position, .epoch = confirm->epoch};
 
+    if (result == FRESHET_QUEUED) /* a part of it may be confirmed: that is no position of the whole */
+        full.position = full.epoch = 0;
     if (c->change) {
         full.struct_size = c->change->struct_size;
         memcpy(c->change, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);
@@ -708,6 +730,7 @@ static freshet_result put_local(struct changing *c, const struct key *key, const
     uint64_t ticket;
 
     if (change->source_version && tier_read(atomic_load(&c->host->tier), key, &old, NULL) == FRESHET_OK &&
+        old.born >= atomic_load(&c->host->control.parts[key->partition].clear) && /* a clear begins anew */
         old.source_version > change->source_version)
         return FRESHET_OUTDATED;
     record.as_of = record.born = change_local_key(&c->host->control, key);

@@ -57,6 +57,22 @@ static freshet_result host_bound_fits(const struct host *host, uint32_t bound_ms
                 host->control.max_staleness_ms);
 }
 
+/* Does a page of another shape hold changes that Redis has not confirmed?  They must not be set aside with it. */
+static bool host_changes_wait(const struct host *host)
+{
+    struct control_shape as_it_is = {.max_staleness_ms = host->shape.max_staleness_ms};
+    struct control old;
+    char why[256];
+    bool wait = false;
+
+    memcpy(as_it_is.name, host->shape.name, sizeof as_it_is.name);
+    if (control_open(&old, host->dir.fd, &as_it_is, why, sizeof why) == CONTROL_FITS) {
+        wait = control_outbox_waiting(&old, UINT32_MAX) > 0;
+        control_close(&old);
+    }
+    return wait;
+}
+
 /* Map a page that fits, or set everything aside and begin anew.  Under dir_lock. */
 static freshet_result host_open_control(struct host *host)
 {
@@ -68,6 +84,11 @@ static freshet_result host_open_control(struct host *host)
     if (fit != CONTROL_MISSING && dir_used(&host->dir))
         return fail(fit == CONTROL_NAMESPACE ? FRESHET_EDIR : FRESHET_EBUSY,
                     "%s is in use by other processes and cannot be opened so: %s", host->dir.path, why);
+    if (fit == CONTROL_SHAPE && host_changes_wait(host))
+        return fail(FRESHET_EBUSY,
+                    "%s holds changes that wait for Redis and cannot be begun anew: %s.  Open it as it is and join, "
+                    "until they are sent",
+                    host->dir.path, why);
     if (fit != CONTROL_MISSING)
         say(FRESHET_WARN, "%s: set aside and begun anew: %s", host->dir.path, why);
     if (dir_set_aside(&host->dir) != FRESHET_OK)
@@ -75,7 +96,7 @@ static freshet_result host_open_control(struct host *host)
     return control_create(&host->control, host->dir.fd, &host->shape);
 }
 
-/* Open the map that the page names; a damaged one goes aside with its page, once. */
+/* Open the map that the page names; a damaged one goes aside, once, and an empty one begins: the page stays true. */
 static freshet_result host_open_tier(struct host *host)
 {
     freshet_result result = FRESHET_EIO;
@@ -88,10 +109,7 @@ static freshet_result host_open_tier(struct host *host)
         if (result == FRESHET_OK || !damaged || dir_used(&host->dir))
             break;
         say(FRESHET_WARN, "%s: the map is damaged (%s): set aside and begun anew", host->dir.path, freshet_error());
-        control_close(&host->control);
-        if ((result = dir_set_aside(&host->dir)) != FRESHET_OK)
-            break;
-        if ((result = control_create(&host->control, host->dir.fd, &host->shape)) != FRESHET_OK)
+        if ((result = dir_set_map_aside(&host->dir)) != FRESHET_OK)
             break;
     }
     atomic_store(&host->tier, tier);
@@ -149,7 +167,7 @@ static freshet_result host_create(struct host **ret_host, const struct freshet *
     host->shape.max_staleness_ms = cache->options.max_staleness_ms;
     if ((result = flights_open(&host->flights)) != FRESHET_OK)
         goto failed;
-    if ((result = dir_lock(&host->dir, clock_boot_ns() + 5 * CLOCK_NS_PER_S)) != FRESHET_OK)
+    if ((result = dir_lock(&host->dir, clock_boot_ns() + host->deadline_ms * CLOCK_NS_PER_MS)) != FRESHET_OK)
         goto failed;
     result = host_open_locked(host);
     dir_unlock(&host->dir);
@@ -304,6 +322,7 @@ freshet_result host_revive(struct freshet *cache)
         host_abandon(ghost);
         result = host_open_registered(cache, &host);
         if (result == FRESHET_OK) {
+            atomic_store(&cache->rejoining, atomic_load(&cache->joined));
             atomic_store_explicit(&cache->host, host, memory_order_release);
             revived = true;
         }
@@ -318,6 +337,7 @@ freshet_result host_revive(struct freshet *cache)
         /* A fleet that cannot be reached now goes on trying; the tier itself is open, which is what was asked. */
         if (ops && !remote_attached(cache) && ops->rejoin(cache, atomic_load(&ghost->remote)) < 0)
             say(FRESHET_WARN, "after fork: could not join the fleet again: %s", freshet_error());
+        atomic_store(&cache->rejoining, false);
     }
     return FRESHET_OK;
 }

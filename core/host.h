@@ -51,6 +51,7 @@ struct freshet {
     freshet_options options; /* with defaults filled in; name and dir point to our own copies */
     char name[FRESHET_NAME_MAX + 1];
     _Atomic bool joined;
+    _Atomic bool rejoining; /* a child's first call is joining again: the others wait for it */
 };
 
 extern _Atomic unsigned host_fork_generation;

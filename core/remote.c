@@ -185,26 +185,31 @@ int64_t remote_clock(struct remote_host *remote)
     return control_redis_clock(&host_behind(remote)->control);
 }
 
-/* What this host knew on its own is no part of the fleet's history: a partition without an epoch gets one that nothing
- * carries, so that its records are void even before Redis has been reached. */
-static void remote_leave_solitude(struct control *control)
+/* What this host knew on its own, or of another fleet, is no part of the fleet's history: its partitions get an epoch that
+ * nothing carries, so that their records are void even before Redis has been reached. */
+static void remote_leave_history(struct control *control, bool of_a_fleet)
 {
     for (uint32_t p = 0; p < control->space.partitions; p++) {
         uint64_t position = atomic_load(&control->parts[p].position);
-        uint64_t nobody = control->generation | 1;
+        uint64_t epoch = atomic_load(&control->parts[p].epoch);
+        uint64_t nobody = (control->generation ^ epoch) | 1;
 
-        if (atomic_load(&control->parts[p].epoch) == 0)
-            (void)control_adopt(control, p, 0, nobody, position + 1, position + 1);
+        if (epoch == 0 || of_a_fleet)
+            (void)control_adopt(control, p, epoch, nobody, position + 1, position + 1);
     }
 }
 
 bool remote_claim_fleet(struct remote_host *remote, uint64_t fleet)
 {
     struct host *host = host_behind(remote);
-    bool ours = control_join_fleet(&host->control, fleet, !dir_used(&host->dir));
+    struct control *control = &host->control;
+    uint64_t before = control_fleet(control);
+    /* Changes that wait belong to the fleet they were made in. */
+    bool free = !dir_used(&host->dir) && control_outbox_waiting(control, UINT32_MAX) == 0;
+    bool ours = control_join_fleet(control, fleet, free);
 
-    if (ours)
-        remote_leave_solitude(&host->control);
+    if (ours && before != fleet)
+        remote_leave_history(control, before != 0);
     return ours;
 }
 

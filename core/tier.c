@@ -791,7 +791,10 @@ static __attribute__((noinline)) freshet_result read_rows(struct tier *tier, str
         return FRESHET_OK;
     if ((result = reader_cursor(tier, reader)) != FRESHET_OK)
         return result;
-    return taking_chunks(&taking, tier, reader->cursor, key->hash, record);
+    result = taking_chunks(&taking, tier, reader->cursor, key->hash, record);
+    /* A host program that closed LMDB's lock file has let go of our place among the readers: pages may have been used
+     * again under the copy, which takes long enough for that here. */
+    return result == FRESHET_OK && !tier_intact(tier) ? FRESHET_MISS : result;
 }
 
 /* In the snapshot: find, check, compare, copy. */
@@ -993,11 +996,15 @@ freshet_result tier_begin(struct tier *tier, struct tier_txn **ret_txn)
 
 void tier_drop(struct tier_txn *txn)
 {
+    struct tier_txn ending;
+
     if (!txn)
         return;
-    mdb_cursor_close(txn->cursor);
-    mdb_txn_abort(txn->txn);
-    *txn = (struct tier_txn){.tier = txn->tier};
+    /* Cleared first: with the abort LMDB's lock goes, and the next writer may begin in the same place. */
+    ending = *txn;
+    *txn = (struct tier_txn){.tier = ending.tier};
+    mdb_cursor_close(ending.cursor);
+    mdb_txn_abort(ending.txn);
 }
 
 freshet_result tier_commit(struct tier_txn *txn)

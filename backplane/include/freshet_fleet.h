@@ -35,7 +35,7 @@ typedef struct freshet_join_options {
 FRESHET_API freshet_result freshet_join(freshet *cache, const char *url, const freshet_join_options *options);
 
 /* Leave; the tier stays a fleet's tier, and this freshet goes on serving it as long as a sibling keeps it proven.
- * Done by freshet_close too. */
+ * Done by freshet_close too, and like it not while another thread is in a call on this freshet. */
 FRESHET_API void freshet_leave(freshet *cache);
 
 /* ---- keys ---------------------------------------------------------------------------------------------------- */

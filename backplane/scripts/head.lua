@@ -10,7 +10,8 @@
 local HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 132, 100, 64
 local STEP = 4294967296 -- 2^32: how far a new epoch leaps over everything known
 local POSITION_MAX = 9007190664806400 -- 2^53 - 2^33: beyond it only a forger goes
-local HINT_REACH = 2251799813685248 -- 2^51 us beyond the clock: a hint above is not believed
+local REACH = 1125899906842624 -- 2^50 us, 35 years: nothing further beyond the clock is believed
+local START_REACH = REACH - 2 * STEP -- nor does a new epoch start beyond this, or it would be disbelieved at once
 -- One call of struct for a whole layout: a field apiece took longer than Redis's own part of a change.
 local HEAD_FORMAT = '>c8c40I8I8I8I4I2I2c16I8I8I8I8'
 local RECORD_FORMAT = '>I8c8c8c8I8I8c8c16c8I8I8'
@@ -49,9 +50,8 @@ local function head_decode(bytes)
     local h, _ = {}
     h.epoch, h.replid, h.position, h.clear, h.tag, h.max_staleness, h.partitions, _, h.registry, h.mark, h.mark_us,
         h.reset, h.cleared_us = struct.unpack(HEAD_FORMAT, bytes, 5)
-    if h.position > POSITION_MAX or h.clear > h.position or h.tag > h.position or h.reset > h.position then
-        return nil
-    end
+    if h.position > math.min(now + REACH, POSITION_MAX) then return nil end
+    if h.clear > h.position or h.tag > h.position or h.reset > h.position then return nil end
     return h
 end
 
@@ -79,13 +79,13 @@ end
 local function rotate(log)
     local start = now
     if head then start = math.max(start, head.position) end
-    if context.hint <= now + HINT_REACH then start = math.max(start, context.hint) end
+    if context.hint <= now + START_REACH then start = math.max(start, context.hint) end
     if log then
         local last = log_last(log)
-        if last <= POSITION_MAX then start = math.max(start, last) end
+        if last <= now + START_REACH then start = math.max(start, last) end
         redis.call('UNLINK', log)
     end
-    if start > POSITION_MAX - STEP then start = now end -- only a forger gets there: who believed him starts anew
+    if start > math.min(now + START_REACH, POSITION_MAX - STEP) then start = now end -- only a forger gets there
     start = start + STEP
     head = {
         epoch = context.epoch, replid = replid, position = start, clear = start, tag = 0,
@@ -122,7 +122,7 @@ local function begin(log)
     if head and head.max_staleness < context.max_staleness then
         return {'CONFLICT', 'max_staleness', decimal(head.max_staleness), decimal(context.max_staleness)}
     end
-    local ahead = context.hint <= now + HINT_REACH and head and context.hint > head.position
+    local ahead = context.hint <= now + START_REACH and head and context.hint > head.position
     if not head or head.replid ~= replid or ahead then rotate(log) end
     return nil
 end

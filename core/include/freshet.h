@@ -87,7 +87,8 @@ FRESHET_API const char *freshet_version(void);
 
 typedef enum freshet_level { FRESHET_DEBUG = 0, FRESHET_INFO = 1, FRESHET_WARN = 2, FRESHET_ERROR = 3 } freshet_level;
 
-/* Called with one line, no newline, from any thread of the library, never under its locks; it may call the library.  */
+/* Called with one line, no newline, from any thread of the library or yours, at times under its locks: write the line
+ * somewhere and return; do not call the library, and do not fork. */
 typedef void (*freshet_log_fn)(freshet_level level, const char *message, void *arg);
 
 /* Hear what the library has to say, for the whole process, from `least` up; a NULL `fn` (the start) ends it. */

@@ -6,6 +6,7 @@
 
 #include <freshet_fleet.h>
 
+#include <stdio.h>
 #include <string.h>
 
 #define BOUND 300
@@ -202,4 +203,128 @@ TEST(a_server_with_an_older_history_is_told_and_begins_a_newer_one)
     share(b, a, "k", "w");
     freshet_close(a);
     freshet_close(b);
+}
+
+/* The head's bytes; returns its size. */
+static size_t head_get(struct redis *redis, char head[256])
+{
+    size_t size;
+    const char *bytes =
+        redis_ask(redis, 2, (const void *const[]){"GET", HEAD}, (const size_t[]){3, strlen(HEAD)}, &size);
+
+    EXPECT(size == 132);
+    memcpy(head, bytes, size);
+    return size;
+}
+
+static void put64(char *to, uint64_t value)
+{
+    for (int i = 7; i >= 0; i--, value >>= 8)
+        to[i] = (char)value;
+}
+
+static uint64_t get64(const char *from)
+{
+    uint64_t value = 0;
+
+    for (int i = 0; i < 8; i++)
+        value = value << 8 | (unsigned char)from[i];
+    return value;
+}
+
+TEST(a_forged_head_of_a_huge_position_disables_nobody)
+{
+    const uint64_t forged[] = {(UINT64_C(1) << 53) - (UINT64_C(1) << 33) - 5, (UINT64_C(1) << 53) - 1};
+    struct redis redis;
+    freshet *a, *b;
+    char head[256];
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    for (int round = 0; round < 2; round++) {
+        uint64_t epoch, position;
+
+        share(a, b, "k", "v");
+        epoch = stats_of(a).epoch;
+        position = stats_of(a).position;
+        EXPECT_EQ(head_get(&redis, head), 132);
+        put64(head + 4, 0x1234567);
+        put64(head + 52, forged[round]);
+        (void)redis_ask(&redis, 3, (const void *const[]){"SET", HEAD, head}, (const size_t[]){3, strlen(HEAD), 132},
+                        NULL);
+        EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
+        EXPECT(stats_of(a).epoch == stats_of(b).epoch && stats_of(a).epoch != 0x1234567);
+        EXPECT(stats_of(a).position > position && stats_of(a).position < position + (UINT64_C(1) << 40));
+        share(b, a, "k", "w");
+    }
+    freshet_close(a);
+    freshet_close(b);
+}
+
+/* More changes than a host remembers: which of them the new history lacks cannot be told any more. */
+TEST(after_more_changes_than_are_remembered_everything_is_sent_again)
+{
+    static char names[2100][16];
+    freshet_key keys[2100];
+    struct redis redis;
+    uint64_t epoch;
+    freshet *cache;
+    char head[256];
+
+    redis_start(&redis, NULL);
+    cache = host_join(fresh_dir(), &redis, BOUND);
+    for (size_t i = 0; i < 2100; i++) {
+        (void)snprintf(names[i], sizeof names[i], "key %zu", i);
+        keys[i] = (freshet_key){names[i], strlen(names[i])};
+    }
+    for (int round = 0; round < 2; round++) {
+        size_t count = round == 0 ? 500 : 2100;
+
+        EXPECT_EQ(freshet_invalidate_many(cache, keys, count, NULL, NULL), FRESHET_OK);
+        epoch = stats_of(cache).epoch;
+        (void)redis_do(&redis, "FLUSHALL");
+        EXPECT(test_until(proven_in_another(cache, epoch), 8000));
+        EXPECT_EQ(head_get(&redis, head), 132);
+        EXPECT((get64(head + 116) != 0) == (round == 1)); /* where the last clear was asked for */
+    }
+    freshet_close(cache);
+}
+
+/* Nobody tells the host that its master was demoted: its connections are still good, and plain reads are answered. */
+TEST(a_demoted_master_proves_nothing)
+{
+    struct redis old, promoted;
+    freshet *host, *writer, *other;
+    int64_t start;
+
+    redis_start_tcp(&old, NULL);
+    redis_start(&promoted, NULL);
+    /* Before the hosts come: the first replica costs an epoch. */
+    EXPECT(strcmp(redis_do(&promoted, "REPLICAOF 127.0.0.1 %d", old.port), "OK") == 0);
+    EXPECT(test_until(strstr(redis_do(&promoted, "INFO replication"), "master_link_status:up"), 20000));
+    host = host_join(fresh_dir(), &old, BOUND);
+    writer = host_join(fresh_dir(), &old, BOUND);
+    share(writer, host, "held", "OLD");
+    EXPECT_EQ(host_put(writer, "far", "OLD"), FRESHET_OK); /* this one only Redis has */
+    EXPECT(test_until(stats_of(host).proven_age_ms >= 0 && stats_of(host).proven_age_ms < BOUND, 5000));
+    (void)redis_do(&promoted, "REPLICAOF NO ONE");
+    (void)redis_do(&old, "REPLICAOF 127.0.0.1 1");
+    other = host_join(fresh_dir(), &promoted, BOUND);
+    EXPECT_EQ(host_put(other, "held", "NEW"), FRESHET_OK);
+    EXPECT_EQ(host_put(other, "far", "NEW"), FRESHET_OK);
+    start = test_now_ns();
+    EXPECT(test_until(test_now_ns() - start > BOUND * INT64_C(1000000), 5000));
+    do {
+        EXPECT(!host_gets(host, "far", "OLD"));
+        EXPECT(!host_gets(host, "held", "OLD"));
+        EXPECT(!host_gets(writer, "far", "OLD"));
+        test_pause();
+    } while (test_now_ns() - start < 4 * BOUND * INT64_C(1000000));
+    EXPECT(host_gets(other, "far", "NEW"));
+    freshet_close(host);
+    freshet_close(writer);
+    freshet_close(other);
+    redis_stop(&promoted);
+    redis_stop(&old);
 }

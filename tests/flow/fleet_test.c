@@ -7,6 +7,7 @@
 
 #include <freshet_fleet.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -374,6 +375,74 @@ TEST(who_left_may_join_again)
         EXPECT(host_gets(cache, "k", "v"));
     }
     freshet_close(cache);
+}
+
+struct joiner {
+    freshet *cache;
+    const char *url;
+    pthread_barrier_t *gate;
+    freshet_result result;
+};
+
+static void *joiner_run(void *arg)
+{
+    struct joiner *joiner = arg;
+
+    (void)pthread_barrier_wait(joiner->gate);
+    joiner->result = join(joiner->cache, joiner->url);
+    return NULL;
+}
+
+TEST(two_handles_of_a_process_may_join_at_once)
+{
+    pthread_barrier_t gate;
+    struct redis redis;
+
+    redis_start(&redis, NULL);
+    (void)host_keyring();
+    EXPECT_EQ(pthread_barrier_init(&gate, NULL, 2), 0);
+    for (int round = 0; round < 20; round++) {
+        const char *dir = fresh_dir();
+        struct joiner joiners[2];
+        pthread_t threads[2];
+
+        for (int i = 0; i < 2; i++) {
+            joiners[i] = (struct joiner){.cache = host_solo(dir, 0), .url = redis.url, .gate = &gate};
+            EXPECT_EQ(pthread_create(&threads[i], NULL, joiner_run, &joiners[i]), 0);
+        }
+        for (int i = 0; i < 2; i++)
+            EXPECT_EQ(pthread_join(threads[i], NULL), 0);
+        for (int i = 0; i < 2; i++) {
+            EXPECT_EQ(joiners[i].result, FRESHET_OK);
+            EXPECT(proven(joiners[i].cache));
+        }
+        EXPECT_EQ(host_put(joiners[0].cache, "k", "v"), FRESHET_OK);
+        freshet_close(joiners[round % 2].cache);
+        EXPECT(host_gets(joiners[1 - round % 2].cache, "k", "v")); /* it has the fleet still */
+        EXPECT_EQ(host_put(joiners[1 - round % 2].cache, "k", "w"), FRESHET_OK);
+        freshet_close(joiners[1 - round % 2].cache);
+    }
+    (void)pthread_barrier_destroy(&gate);
+}
+
+TEST(a_second_handle_waits_for_the_proof_as_well)
+{
+    const char *dir = fresh_dir();
+    struct redis redis;
+    freshet *first, *second;
+
+    redis_start(&redis, NULL);
+    redis_stop(&redis);
+    first = open_with(dir, 1, 0, 200);
+    EXPECT_EQ(join(first, redis.url), FRESHET_UNPROVEN);
+    second = open_with(dir, 1, 0, 200);
+    EXPECT_EQ(join(second, redis.url), FRESHET_UNPROVEN);
+    redis_restart(&redis);
+    EXPECT(test_until(proven(second), 5000));
+    EXPECT_EQ(join(second, redis.url), FRESHET_OK);
+    freshet_close(first);
+    EXPECT_EQ(host_put(second, "k", "v"), FRESHET_OK);
+    freshet_close(second);
 }
 
 /* ---- what others may write ---- */

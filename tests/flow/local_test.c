@@ -213,6 +213,9 @@ TEST(every_answer_tells_where_it_came_from)
     options.source_version = 6;
     EXPECT_EQ(freshet_put(cache, "v", 1, "older", 5, &options, NULL), FRESHET_OUTDATED);
     EXPECT(host_gets(cache, "v", "x"));
+    EXPECT_EQ(freshet_clear(cache, NULL, NULL), FRESHET_OK); /* a restored database counts anew */
+    EXPECT_EQ(freshet_put(cache, "v", 1, "restored", 8, &options, NULL), FRESHET_OK);
+    EXPECT(host_gets(cache, "v", "restored"));
     freshet_buf_free(&buf);
     freshet_close(cache);
 }

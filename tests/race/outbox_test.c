@@ -300,3 +300,29 @@ TEST(more_queued_keys_than_the_outbox_holds_become_a_clear)
     EXPECT(test_until(host_gets(scene.a, key, "new"), 5000));
     end(&scene);
 }
+
+TEST(a_tier_with_queued_changes_is_not_begun_anew_in_another_size)
+{
+    freshet_options options = FRESHET_INIT(freshet_options);
+    struct scene scene;
+    freshet *again = NULL;
+
+    begin(&scene);
+    pause_redis(&scene);
+    EXPECT_EQ(invalidate_within(scene.a, "k", 100), FRESHET_QUEUED);
+    freshet_close(scene.a);
+    options.dir = scene.dir;
+    options.tier_size = 8u << 20;
+    options.max_staleness_ms = BOUND;
+    EXPECT_EQ(freshet_open(&again, &options), FRESHET_EBUSY);
+    EXPECT(strstr(freshet_error(), "wait for Redis"));
+    resume_redis(&scene);
+    scene.a = host_join(scene.dir, &scene.redis, BOUND); /* as it was: sends them */
+    EXPECT(test_until(!gets_that(scene.b, "k", "old") && stats_of(scene.a).outbox == 0, 10000));
+    EXPECT(test_until(proven_since(scene.a, scene.resumed_ns), 10000));
+    freshet_close(scene.a);
+    EXPECT_EQ(freshet_open(&scene.a, &options), FRESHET_OK); /* now it may */
+    freshet_close(scene.a);
+    freshet_close(scene.b);
+    redis_stop(&scene.redis);
+}

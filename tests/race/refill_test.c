@@ -183,6 +183,23 @@ TEST(a_load_from_before_a_change_is_not_joined_after_it)
     end(&scene);
 }
 
+/* A clear stands for every key: no fence is raised by it. */
+TEST(a_load_from_before_a_clear_is_not_joined_after_it)
+{
+    struct scene scene;
+    freshet_buf buf = {0};
+
+    begin(&scene, "old");
+    scene.row.value = "new";
+    EXPECT_EQ(freshet_clear(scene.a, NULL, NULL), FRESHET_OK);
+    EXPECT_EQ(freshet_load(scene.a, KEY, strlen(KEY), NULL, row_loader, &scene.row, &buf, NULL), FRESHET_OK);
+    EXPECT(buf.size == 3 && memcmp(buf.data, "new", 3) == 0);
+    finish(&scene);
+    EXPECT(!gets_that(scene.a, KEY, "old") && !gets_that(scene.b, KEY, "old"));
+    freshet_buf_free(&buf);
+    end(&scene);
+}
+
 /* Who waits for another's load when the change comes and returns gets nothing from before it either (P3). */
 TEST(a_load_that_is_joined_and_then_overtaken_is_no_answer_for_who_joined)
 {

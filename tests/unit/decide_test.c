@@ -111,6 +111,20 @@ TEST(a_report_means_same_adopt_lost_older_or_moved)
     EXPECT_EQ(renew_judge(&asked, 2, &answer), RENEW_MOVED); /* whatever it says, it was asked by another page */
 }
 
+TEST(a_report_from_beyond_the_clock_is_never_adopted)
+{
+    struct renew_asked asked = {.page = {.epoch = 1, .applied = 90, .position = 100}};
+    struct answer answer = {.status = ANSWER_OK, .epoch = 2, .time_us = 1000, .position = 1000 + RENEW_REACH};
+
+    EXPECT_EQ(renew_judge(&asked, 1, &answer), RENEW_ADOPT);
+    answer.position++;
+    EXPECT_EQ(renew_judge(&asked, 1, &answer), RENEW_BEYOND);
+    answer.epoch = 1;
+    EXPECT_EQ(renew_judge(&asked, 1, &answer), RENEW_BEYOND); /* nor is it taken for news of our own history */
+    answer.position = (UINT64_C(1) << 53) - 1;
+    EXPECT_EQ(renew_judge(&asked, 1, &answer), RENEW_BEYOND);
+}
+
 /* ---- receive ---- */
 
 TEST(the_log_is_applied_without_a_gap)
@@ -198,6 +212,23 @@ TEST(an_answer_is_judged_only_beside_a_head_that_is_not_behind_us)
     head.epoch = 6;
     EXPECT_EQ(store_agrees(&head, &page), STORE_DIFFERS);
     EXPECT_EQ(store_agrees(NULL, &page), STORE_DIFFERS);
+}
+
+TEST(what_is_read_is_proven_only_by_a_look_before_it)
+{
+    struct remote_part page = {.epoch = 5, .position = 100};
+    struct stored_head head = {.epoch = 5, .position = 100};
+    struct renew_proof proof = {.asked_ns = 7, .epoch = 5, .position = 100};
+
+    EXPECT_EQ(store_proof(&head, &page, &proof), 7);
+    head.position = 99; /* a replica that lags behind what the master said */
+    EXPECT_EQ(store_proof(&head, &page, &proof), 0);
+    head.position = 101;
+    EXPECT_EQ(store_proof(&head, &page, &proof), 7);
+    proof.epoch = 6; /* the page met another history since */
+    EXPECT_EQ(store_proof(&head, &page, &proof), 0);
+    proof = (struct renew_proof){0};
+    EXPECT_EQ(store_proof(&head, &page, &proof), 0);
 }
 
 TEST(a_record_lives_until_its_expiry_and_the_clear)

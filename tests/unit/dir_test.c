@@ -14,7 +14,7 @@
 /* A path below `dir`; lives as long as the test. */
 static const char *below(const char *dir, const char *name)
 {
-    static char *paths[1024];
+    static char *paths[65536];
     static size_t used;
 
     EXPECT(used < sizeof paths / sizeof paths[0] && asprintf(&paths[used], "%s/%s", dir, name) > 0);

@@ -24,6 +24,7 @@ struct waiter {
     freshet_result result;
     freshet_buf buf;
     struct record record;
+    int64_t since_ns;
 };
 
 static void *wait_for_landing(void *arg)
@@ -31,7 +32,7 @@ static void *wait_for_landing(void *arg)
     struct waiter *waiter = arg;
 
     waiter->result = flight_wait(waiter->flights, waiter->flight, clock_boot_ns() + 10 * CLOCK_NS_PER_S,
-                                 &waiter->record, &waiter->buf);
+                                 &waiter->record, &waiter->buf, &waiter->since_ns);
     return NULL;
 }
 
@@ -75,7 +76,8 @@ TEST(a_flight_below_the_fence_is_not_joined_and_loses_its_place)
     flight_land(flights, next, FRESHET_ELOAD, NULL, NULL, 0);
     struct record record;
     freshet_buf buf = {0};
-    EXPECT(flight_wait(flights, third, 0, &record, &buf) == FRESHET_ELOAD);
+    int64_t since_ns;
+    EXPECT(flight_wait(flights, third, 0, &record, &buf, &since_ns) == FRESHET_ELOAD);
     flights_close(flights);
 }
 
@@ -86,11 +88,12 @@ TEST(who_waits_in_vain_leaves_at_its_deadline)
     struct key key = key_of("k");
     struct record record;
     freshet_buf buf = {0};
+    int64_t since_ns;
 
     EXPECT(flights_open(&flights) == FRESHET_OK);
     EXPECT(flight_enter(flights, &key, 1, 0, &lead));
     EXPECT(!flight_enter(flights, &key, 1, 0, &other));
-    EXPECT(flight_wait(flights, other, clock_boot_ns() + 5 * CLOCK_NS_PER_MS, &record, &buf) == FRESHET_ETIMEOUT);
+    EXPECT(flight_wait(flights, other, clock_boot_ns() + 5 * CLOCK_NS_PER_MS, &record, &buf, &since_ns) == FRESHET_ETIMEOUT);
     flight_land(flights, lead, FRESHET_OK, NULL, "late", 4);
     EXPECT(flight_enter(flights, &key, 1, 0, &lead)); /* landed: the next is a new one */
     flight_land(flights, lead, FRESHET_OK, NULL, "", 0);

@@ -685,7 +685,7 @@ TEST(an_unbelievable_hint_is_ignored)
         now.hint = UINT64_C(3) << 51;
     }
     now = context();
-    now.hint = redis_us() + (UINT64_C(1) << 51) - 60000000; /* high, but believed: and the fleet lives on */
+    now.hint = redis_us() + (UINT64_C(1) << 50) - 8 * LEAP; /* high, but believed: and the fleet lives on */
     before = head();
     expect_new_epoch(before, report_as(now, host_id, 0, 0));
     before = head();
@@ -721,6 +721,43 @@ TEST(a_garbled_head_is_replaced)
     }
     EXPECT(ask("SET", HEAD, "", NULL).type == '+');
     EXPECT_SAYS(invalidate(some[0]), "OK");
+}
+
+/* No host would ever see a position above it again. */
+TEST(a_head_from_beyond_the_clock_heals_at_the_next_call)
+{
+    uint64_t beyond[] = {(UINT64_C(1) << 53) - (UINT64_C(1) << 33) - 5, 0}, epoch;
+
+    start(NULL);
+    beyond[1] = redis_us() + (UINT64_C(1) << 50) + 60000000;
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+        EXPECT_SAYS(invalidate(some[0]), "OK");
+        spoil64(HEAD, "4", 0x666);
+        spoil64(HEAD, "52", beyond[i]);
+        EXPECT_SAYS(report(0x666, beyond[i], 0), "OK");
+        epoch = head().epoch;
+        EXPECT(epoch != 0x666 && head().position < redis_us() + 8 * LEAP);
+        EXPECT_SAYS(invalidate(some[0]), "OK"); /* and lives on */
+        EXPECT_EQ(head().epoch, epoch);
+    }
+}
+
+/* What is just believed must not begin an epoch that is not: that would be one epoch a call. */
+TEST(a_head_at_the_edge_of_belief_begins_no_storm)
+{
+    static const char *const more[] = {"--enable-debug-command", "yes", NULL};
+    uint64_t epoch;
+
+    start(more);
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    spoil64(HEAD, "52", redis_us() + (UINT64_C(1) << 50) - 1);
+    EXPECT(ask("DEBUG", "CHANGE-REPL-ID", NULL).type == '+');
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    epoch = head().epoch;
+    for (int i = 0; i < 5; i++) {
+        EXPECT_SAYS(invalidate(some[0]), "OK");
+        EXPECT_EQ(head().epoch, epoch);
+    }
 }
 
 TEST(a_replica_answers_nothing)
