@@ -312,7 +312,7 @@ TEST(a_tier_with_queued_changes_is_not_begun_anew_in_another_size)
     EXPECT_EQ(invalidate_within(scene.a, "k", 100), FRESHET_QUEUED);
     freshet_close(scene.a);
     options.dir = scene.dir;
-    options.tier_size = 8u << 20;
+    options.tier_size = 24u << 20;
     options.max_staleness_ms = BOUND;
     EXPECT_EQ(freshet_open(&again, &options), FRESHET_EBUSY);
     EXPECT(strstr(freshet_error(), "wait for Redis"));
