@@ -7,7 +7,8 @@
  * shown when a test fails, since the directory that it stands in goes too.
  *
  * usage: PROGRAM [--list] [FILTER...]     a FILTER is a part of "file.name"; any one that fits will do
- * TEST_PATIENCE=N in the environment makes every limit N times as long (valgrind, a busy machine).
+ * TEST_AGAIN=1 in the environment gives a test that fails a second chance, and says so.
+ * TEST_PATIENCE=N makes every limit N times as long (valgrind, a busy machine).
  */
 #include <test.h>
 
@@ -426,6 +427,11 @@ int main(int argc, char **argv)
         }
         choose_home(i);
         outcome = run(&tests[i], &mask, why, sizeof why);
+        if (outcome == FAILED && getenv("TEST_AGAIN")) {
+            printf("again           %s: %s; once more, and that counts\n", tests[i].name, why);
+            show_logs();
+            outcome = run(&tests[i], &mask, why, sizeof why);
+        }
         counts[outcome]++;
         printf("%s %6lld ms  %s%s%s\n", words[outcome], (long long)((test_now_ns() - begin) / 1000000), tests[i].name,
                why[0] ? ": " : "", why);
