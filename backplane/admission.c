@@ -12,7 +12,9 @@ static const char *admission_line(const char *info, const char *name, char *valu
 {
     size_t name_size = strlen(name), length = 0;
 
-    for (const char *line = info; line && *line; line = strchr(line, '\n'), line += line != NULL) {
+    for (const char *line = info ? info : "", *end; *line; line = end + 1) {
+        if (!(end = strchr(line, '\n')))
+            end = line + strlen(line) - 1; /* the last line has no newline: go on at its NUL */
         if (strncmp(line, name, name_size) != 0 || line[name_size] != ':')
             continue;
         line += name_size + 1;

@@ -44,6 +44,10 @@ _Noreturn void test_failed_eq(const char *file, int line, const char *what, long
 /* End the test as skipped, with the reason that is printed. */
 _Noreturn void test_skip(const char *why);
 
+/* What this test leaves in memory goes with its process: its own buffers, or what the library gives up on purpose (a map
+ * whose descriptors were closed, a child's inheritance).  No leak is looked for at its end. */
+void test_leaves(void);
+
 /* Run the block in a child process, wait for it, and fail when it failed. */
 #define IN_CHILD(...)                                                                               \
     do {                                                                                            \

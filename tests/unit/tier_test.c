@@ -196,6 +196,7 @@ TEST(what_is_written_is_read_back_at_every_edge_of_size)
     struct tier *tier = tier_at(fresh_dir(), 128 * MIB);
     uint8_t *key_bytes = malloc(65536), *value = malloc(16 * MIB);
 
+    test_leaves();
     for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++)
         for (size_t e = 0; e < sizeof edges / sizeof edges[0]; e++)
             for (size_t size = edges[e] ? edges[e] - 1 : 0; size <= edges[e] + 1; size++) {
@@ -217,6 +218,7 @@ TEST(a_shorter_record_leaves_no_rows_of_its_predecessor)
     uint8_t *value = malloc(1000000);
     struct key key;
 
+    test_leaves();
     key_make(&key, &space, "key", 3);
     EXPECT_EQ(raw_entries(dir), 0);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -241,6 +243,7 @@ TEST(another_key_of_the_same_hash_is_a_miss)
     static const uint32_t sizes[] = {1, 100, 3984, 3985, 30000, 65536};
     uint8_t *mine = malloc(65536), *other = malloc(65536);
 
+    test_leaves();
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct record record = {.as_of = 4711};
         freshet_buf buf = {0};
@@ -318,6 +321,7 @@ TEST(the_walk_shows_every_record_once_with_its_whole_key)
     struct walk *walk = calloc(1, sizeof *walk);
     uint8_t *bytes = calloc(1, 65536);
 
+    test_leaves();
     walk->tier = tier_at(fresh_dir(), 32 * MIB);
     for (unsigned i = 0; i < 500; i++) {
         struct key key;
@@ -345,6 +349,7 @@ TEST(a_scan_goes_on_where_it_ended)
     uint32_t count, all = 0;
     struct tier_txn *txn;
 
+    test_leaves();
     for (unsigned i = 0; i < 100; i++) {
         struct key key;
 
@@ -550,6 +555,7 @@ TEST(a_map_that_fails_while_open_is_begun_anew_and_siblings_follow)
     struct key key;
     pid_t child;
 
+    test_leaves();
     for (unsigned i = 0; i < 200; i++) {
         key_make(&key, &space, &i, sizeof i);
         EXPECT_EQ(store(tier, &key, "value", 5, 1), FRESHET_OK);
@@ -861,6 +867,7 @@ TEST(closed_descriptors_are_noticed_and_nobody_elses_file_is_written)
     static const char *const parts[] = {"/map-", "-lock", "abcd"};
     uint8_t before[4096], after[4096];
 
+    test_leaves();
     for (int i = 0; i < 3; i++) {
         const char *dir = fresh_dir();
         struct tier *tier = tier_at(dir, MIB), *again;

@@ -475,6 +475,7 @@ TEST(closing_leaves_a_writer_behind_that_a_stopped_sibling_holds_up)
     int64_t start;
     bool left = false;
 
+    test_leaves();
     stage_open(&stage, MIB);
     holder = stopped_holder(&stage);
     EXPECT_EQ(fill(&stage, 1, 100, 1), FRESHET_OK);
@@ -566,6 +567,7 @@ TEST(closed_descriptors_break_the_writer_and_it_says_so)
     struct key key;
     bool left;
 
+    test_leaves();
     stage_open(&stage, MIB);
     EXPECT_EQ(fill(&stage, name, 100, 1), FRESHET_OK);
     EXPECT_EQ(flush(&stage, 10000), FRESHET_OK);
@@ -597,6 +599,7 @@ TEST(descriptors_closed_in_idleness_are_noticed_within_seconds)
     struct stage stage;
     bool left;
 
+    test_leaves();
     stage_open(&stage, MIB);
     EXPECT_EQ(fill(&stage, 1, 100, 1), FRESHET_OK);
     EXPECT_EQ(flush(&stage, 10000), FRESHET_OK);
