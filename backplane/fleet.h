@@ -31,7 +31,8 @@
 #define FLEET_REPLY_ROOM        65536u /* bytes of a reply beside the value that it carries */
 #define FLEET_NS_PER_MS         1000000LL
 #define FLEET_STALENESS_MOST_MS 600000u /* freshet.h: the limit of max_staleness_ms */
-#define FLEET_REMEDY            "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
+#define FLEET_REMEDY                                                                                                   \
+    "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
 
 /* A partition's names in Redis. */
 struct fleet_names {

@@ -75,7 +75,8 @@ bool renew_init(struct fleet *fleet);
 void renew_fini(struct fleet *fleet);
 void renew_start(struct fleet *fleet); /* we hold the seat: renew from now on, as long as we do */
 void renew_look_soon(struct fleet *fleet, uint32_t partition); /* something may be new */
-void renew_look_later(struct fleet *fleet, uint32_t partition); /* in some milliseconds, once for all that came until then */
+void renew_look_later(struct fleet *fleet,
+                      uint32_t partition); /* in some milliseconds, once for all that came until then */
 void renew_look_all(struct fleet *fleet);
 
 /* ---- any other thread ---- */

@@ -25,8 +25,8 @@ bool flight_enter(struct flights *flights, const struct key *key, uint64_t start
 /* The leader's result: value bytes are copied for those who wait.  Frees the leader's hold. */
 void flight_land(struct flights *flights, struct flight *flight, freshet_result result, const struct record *record,
                  const void *value, size_t size);
-/* Wait for the leader, who began at *ret_since_ns (CLOCK_BOOTTIME); FRESHET_OK or FRESHET_ABSENT with record and value, another result as landed, FRESHET_ETIMEOUT.
- * Frees the hold. */
+/* Wait for the leader, who began at *ret_since_ns (CLOCK_BOOTTIME); FRESHET_OK or FRESHET_ABSENT with record and value,
+ * another result as landed, FRESHET_ETIMEOUT. Frees the hold. */
 freshet_result flight_wait(struct flights *flights, struct flight *flight, int64_t deadline_ns,
                            struct record *ret_record, freshet_buf *buf, int64_t *ret_since_ns);
 

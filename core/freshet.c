@@ -339,8 +339,7 @@ static freshet_result read_remote(struct reading *r)
     for (int round = 0; round < ASK_ROUNDS && result == FRESHET_MISS; round++) {
         struct remote_answer answer = {0};
 
-        result = r->ops->fetch(atomic_load(&r->host->remote), &key, r->bound_ns, reading_deadline(r), &answer,
-                               r->buf);
+        result = r->ops->fetch(atomic_load(&r->host->remote), &key, r->bound_ns, reading_deadline(r), &answer, r->buf);
         if (result == FRESHET_ENOMEM)
             return result;
         if (result < 0)
@@ -586,10 +585,11 @@ static uint64_t load_fence(const struct loading *l)
 /* Join the load that runs, if nothing has changed since it began.  FRESHET_MISS: its result is no answer for us. */
 static freshet_result load_join(struct loading *l, struct flight *flight)
 {
-    freshet_result result = flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf,
-                                        &l->since_ns);
+    freshet_result result =
+        flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf, &l->since_ns);
 
-    /* Judged as late as any answer: what came while we waited counts, if the host is still known to have heard of it. */
+    /* Judged as late as any answer: what came while we waited counts, if the host is still known to have heard of it.
+     */
     if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of || !load_host_fresh(l))
         return FRESHET_MISS;
     control_count(&l->r.host->control, COUNT_JOINED, 1);
@@ -676,8 +676,8 @@ static freshet_result changing_start(struct changing *c, freshet *cache, const f
                     change->struct_size);
     if (!(c->host = host_of(cache)))
         return FRESHET_EIO;
-    c->deadline_ns = clock_boot_ns() + (c->options.deadline_ms ? c->options.deadline_ms : cache->options.deadline_ms) *
-                                           CLOCK_NS_PER_MS;
+    c->deadline_ns = clock_boot_ns() +
+                     (c->options.deadline_ms ? c->options.deadline_ms : cache->options.deadline_ms) * CLOCK_NS_PER_MS;
     c->ops = ops_of(cache, c->host);
     for (int round = 0; !c->ops && atomic_load(&cache->rejoining) && load_pause(c->deadline_ns, round); round++)
         c->ops = ops_of(cache, c->host); /* a child's first call is under way in another thread */

@@ -5,10 +5,10 @@
  *     16 epoch | 24 as-of | 32 born | 40 version | 48 writer | 56 source version | 64 expiry (each 64 bits) |
  *     72 check u64 of all before                                                        little-endian, 80 bytes
  *
- * Every byte here is paid for twice: the tree's leaves hold fewer records, so a hit finds fewer of them in the CPU's cache.
- * The check is for accidents (a map that was damaged, another program's file), not against this user's own malice, whom
- * the map lies open to anyway.  A hit pays for it, so it is two chains of multiplications side by side, and not
- * SipHash: any single word that changes changes it, others by chance once in 2^64.
+ * Every byte here is paid for twice: the tree's leaves hold fewer records, so a hit finds fewer of them in the CPU's
+ * cache. The check is for accidents (a map that was damaged, another program's file), not against this user's own
+ * malice, whom the map lies open to anyway.  A hit pays for it, so it is two chains of multiplications side by side,
+ * and not SipHash: any single word that changes changes it, others by chance once in 2^64.
  */
 #include <record.h>
 

@@ -185,8 +185,8 @@ int64_t remote_clock(struct remote_host *remote)
     return control_redis_clock(&host_behind(remote)->control);
 }
 
-/* What this host knew on its own, or of another fleet, is no part of the fleet's history: its partitions get an epoch that
- * nothing carries, so that their records are void even before Redis has been reached. */
+/* What this host knew on its own, or of another fleet, is no part of the fleet's history: its partitions get an epoch
+ * that nothing carries, so that their records are void even before Redis has been reached. */
 static void remote_leave_history(struct control *control, bool of_a_fleet)
 {
     for (uint32_t p = 0; p < control->space.partitions; p++) {

@@ -1,8 +1,8 @@
 /*
  * host.c - what tests of several hosts share (hosts.h).
  *
- * The tests' own way to Redis is written out by hand, a connection a command: what checks a library's conversation must not
- * run on the same parser, and a connection that nobody keeps is none to lose in a fork.
+ * The tests' own way to Redis is written out by hand, a connection a command: what checks a library's conversation must
+ * not run on the same parser, and a connection that nobody keeps is none to lose in a fork.
  */
 #include <hosts.h>
 #include <test.h>
@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define REPLIES 16u
+#define REPLIES   16u
 #define WORDS_MAX 64
 
 /* ---- a conversation ---- */
@@ -136,7 +136,8 @@ static bool read_reply(FILE *in, struct text *text)
 }
 
 /* One command on a connection of its own; NULL: no server, or it went away. */
-static char *converse(const struct redis *redis, int argc, const void *const *argv, const size_t *sizes, size_t *ret_size)
+static char *converse(const struct redis *redis, int argc, const void *const *argv, const size_t *sizes,
+                      size_t *ret_size)
 {
     struct text text = {0};
     int fd = redis_connect(redis);
@@ -208,8 +209,7 @@ static int split(char *line, const void **words, size_t *sizes)
     return count;
 }
 
-__attribute__((format(printf, 2, 0)))
-static const char *do_va(struct redis *redis, const char *format, va_list args)
+__attribute__((format(printf, 2, 0))) static const char *do_va(struct redis *redis, const char *format, va_list args)
 {
     const void *words[WORDS_MAX];
     size_t sizes[WORDS_MAX];
@@ -271,9 +271,10 @@ static bool redis_on_path(void)
 _Noreturn static void run_server(const struct redis *redis, pid_t test)
 {
     char log[160], port[16];
-    const char *words[64] = {"redis-server", "--port",     port,         "--bind",           "127.0.0.1", "--unixsocket",
-                             redis->socket,  "--unixsocketperm", "700",  "--save",           "",          "--appendonly",
-                             "no",           "--dir",      redis->dir,   "--daemonize",      "no"};
+    const char *words[64] = {
+        "redis-server",     "--port",      port,     "--bind", "127.0.0.1",    "--unixsocket", redis->socket,
+        "--unixsocketperm", "700",         "--save", "",       "--appendonly", "no",           "--dir",
+        redis->dir,         "--daemonize", "no"};
     size_t count = 17;
     int fd;
 

@@ -28,10 +28,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NAME_MAX_ 200u
+#define NAME_MAX_  200u
 #define REASON_MAX 240u
-#define EXIT_SKIP 77
-#define LOG_TAIL 3000
+#define EXIT_SKIP  77
+#define LOG_TAIL   3000
 
 struct test {
     char name[NAME_MAX_]; /* "file.name" */
@@ -61,7 +61,8 @@ const char *__tsan_default_options(void)
     return "die_after_fork=0";
 }
 
-/* Looking whose a descriptor is, is no race with whoever opens or closes it just now: the answer is "not ours" either way. */
+/* Looking whose a descriptor is, is no race with whoever opens or closes it just now: the answer is "not ours" either
+ * way. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
@@ -144,7 +145,8 @@ void test_join(pid_t child)
     if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIP)
         _exit(EXIT_SKIP);
     if (WIFSIGNALED(status))
-        fprintf(stderr, "child %d: ended by signal %d (%s)\n", (int)child, WTERMSIG(status), strsignal(WTERMSIG(status)));
+        fprintf(stderr, "child %d: ended by signal %d (%s)\n", (int)child, WTERMSIG(status),
+                strsignal(WTERMSIG(status)));
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         test_failed(__FILE__, __LINE__, "the child ended well");
 }

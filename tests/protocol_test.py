@@ -9,7 +9,8 @@
                                           open the sealed record of KEY, which must hold VALUE
 
 No code of the library's is used: SipHash is written out below, Ed25519 and XChaCha20-Poly1305 come from PyNaCl, BLAKE2b
-from the standard library, and Redis is spoken to over a plain socket.  Exit status 0: all as the page says; 1: not; 2: bad usage.
+from the standard library, and Redis is spoken to over a plain socket.  Exit status 0: all as the
+page says; 1: not; 2: bad usage.
 """
 import argparse
 import hashlib

@@ -208,6 +208,8 @@ def nothing_is_left_for_later():
 
 def lines_fit():
     for path in files(*SOURCES):
+        if path == "tests/mutants/mutants.py":  # a table that quotes other files
+            continue
         for number, line in enumerate(text_of(path).split("\n"), 1):
             if len(line) > LINE_MOST:
                 yield f"{path}:{number}: {len(line)} columns"

@@ -3,7 +3,8 @@
  * signature made before it and one checked after it.
  *
  * The floor signs and verifies in its place, on the way of each message: measured by themselves, over and over, both
- * are twice as fast as in a process that has just woken, and their sum with a PUBLISH would be a path that nothing takes.
+ * are twice as fast as in a process that has just woken, and their sum with a PUBLISH would be a path that nothing
+ * takes.
  *
  * Three processes: this one is host A and the publisher; the reader is host B, which reads the key over and over until
  * its tier no longer serves it; the subscriber blocks in hiredis.  Stamps are CLOCK_BOOTTIME, the same for all.

@@ -68,8 +68,8 @@ struct remote_confirm {
 /* All calls are for any thread and end by their deadline (CLOCK_BOOTTIME ns).  A failure is FRESHET_ENET (not reached
  * in time), FRESHET_EREDIS or FRESHET_ENOMEM, with the thread's sentence set. */
 struct remote_ops {
-    /* Ask for an entry, which the caller will judge by a bound of `bound_ns`.  answer->asked_ns is a proof of its own only
-     * where the master was seen to be one; else 0, and the page's proven-at judges. */
+    /* Ask for an entry, which the caller will judge by a bound of `bound_ns`.  answer->asked_ns is a proof of its own
+     * only where the master was seen to be one; else 0, and the page's proven-at judges. */
     freshet_result (*fetch)(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                             struct remote_answer *answer, freshet_buf *buf);
     /* Ask for an entry or the right to fill it. */

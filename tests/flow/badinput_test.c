@@ -22,9 +22,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define PREFIX "freshet:{default:0}:"
+#define PREFIX  "freshet:{default:0}:"
 #define CHANNEL PREFIX "frames"
-#define BOUND 1000
+#define BOUND   1000
 
 static freshet_stats stats_of(freshet *cache)
 {
@@ -184,11 +184,11 @@ TEST(a_directory_of_another_owner_is_refused)
     EXPECT_EQ(open_dir(dir), FRESHET_EDIR);
     expect_error_names("12345|uid|owner|belongs");
     IN_CHILD({ /* nor is one that root left for us in our way */
-        const char *other = fresh_dir();
+               const char *other = fresh_dir();
 
-        EXPECT(chmod(test_home(), 0755) == 0 && chmod(other, 0700) == 0);
-        EXPECT(setgid(12345) == 0 && setuid(12345) == 0);
-        EXPECT_EQ(open_dir(other), FRESHET_EDIR);
+               EXPECT(chmod(test_home(), 0755) == 0 && chmod(other, 0700) == 0);
+               EXPECT(setgid(12345) == 0 && setuid(12345) == 0);
+               EXPECT_EQ(open_dir(other), FRESHET_EDIR);
     });
 }
 
@@ -260,12 +260,25 @@ TEST(a_url_that_cannot_be_is_refused_with_the_reason)
     const struct {
         const char *url, *words;
     } urls[] = {
-        {"", "url"}, {"redis", "url|scheme"}, {"http://localhost", "scheme"}, {"REDISS://x", "TLS"},
-        {"rediss://localhost:6379", "TLS"}, {"redis://", "host"}, {"redis://:6379", "host"},
-        {"redis://localhost:0", "port"}, {"redis://localhost:65536", "port"}, {"redis://localhost:x", "port"},
-        {"redis://localhost:-1", "port"}, {"redis://localhost/x", "database"}, {"redis://localhost/-1", "database"},
-        {"redis://localhost/99999999999", "database"}, {"unix://", "path"}, {"unix://relative", "path"},
-        {"unix:///x?db=y", "database"}, {"unix:///x?nonsense=1", "nonsense|db="}, {"redis://u:secret%zz@localhost", "%|percent"},
+        {"", "url"},
+        {"redis", "url|scheme"},
+        {"http://localhost", "scheme"},
+        {"REDISS://x", "TLS"},
+        {"rediss://localhost:6379", "TLS"},
+        {"redis://", "host"},
+        {"redis://:6379", "host"},
+        {"redis://localhost:0", "port"},
+        {"redis://localhost:65536", "port"},
+        {"redis://localhost:x", "port"},
+        {"redis://localhost:-1", "port"},
+        {"redis://localhost/x", "database"},
+        {"redis://localhost/-1", "database"},
+        {"redis://localhost/99999999999", "database"},
+        {"unix://", "path"},
+        {"unix://relative", "path"},
+        {"unix:///x?db=y", "database"},
+        {"unix:///x?nonsense=1", "nonsense|db="},
+        {"redis://u:secret%zz@localhost", "%|percent"},
         {"redis://u:secret@", "host"},
     };
     freshet *cache = host_solo(fresh_dir(), 0);
@@ -368,7 +381,8 @@ TEST(a_keyring_that_is_not_fit_is_refused)
     EXPECT(symlink(path, link_) == 0);
     EXPECT_EQ(join(cache, redis.url, link_), FRESHET_EKEYRING);
     for (const char *const *bad = (const char *const[]){"", "nonsense\n", "freshet keyring 1\n", "freshet keyring 2\n",
-                                                        "freshet keyring 1\nsign 00 11\n", NULL}; *bad; bad++) {
+                                                        "freshet keyring 1\nsign 00 11\n", NULL};
+         *bad; bad++) {
         EXPECT_EQ(join(cache, redis.url, write_file(*bad, 0600)), FRESHET_EKEYRING);
         EXPECT(strlen(freshet_error()) > 20);
     }
@@ -499,9 +513,9 @@ TEST(a_user_without_the_right_to_what_is_needed_is_refused)
     const struct {
         const char *rights, *words;
     } users[] = {
-        {"~* +@all", "channel"},                /* no channel */
-        {"~* &other +@all", "channel"},         /* another one */
-        {"~other &* +@all", "key|NOPERM"},      /* no keys */
+        {"~* +@all", "channel"},           /* no channel */
+        {"~* &other +@all", "channel"},    /* another one */
+        {"~other &* +@all", "key|NOPERM"}, /* no keys */
         {"~* &* +@all -evalsha -eval -script", "NOPERM|permission|eval"},
         {"~* &* +@all -subscribe", "NOPERM|permission|subscribe|channel"},
     };
@@ -513,7 +527,8 @@ TEST(a_user_without_the_right_to_what_is_needed_is_refused)
         char credentials[64];
         freshet_result result;
 
-        EXPECT(strcmp(redis_do(&redis, "ACL SETUSER u%zu on >secret resetkeys resetchannels %s", i, users[i].rights), "OK") == 0);
+        EXPECT(strcmp(redis_do(&redis, "ACL SETUSER u%zu on >secret resetkeys resetchannels %s", i, users[i].rights),
+                      "OK") == 0);
         snprintf(credentials, sizeof credentials, "u%zu:secret@", i);
         result = join_with(&redis, cache, credentials);
         if (result != FRESHET_EREDIS)
@@ -652,8 +667,8 @@ static const char *record_key(const char *key)
     return name;
 }
 
-/* The fleet still does its work, on both hosts.  After a rotation recent changes are sent again, so a put may have to be
- * said twice: a miss too many. */
+/* The fleet still does its work, on both hosts.  After a rotation recent changes are sent again, so a put may have to
+ * be said twice: a miss too many. */
 static void expect_alive(freshet *a, freshet *b)
 {
     EXPECT(test_until(host_put(a, "alive", "one") == FRESHET_OK && host_gets(b, "alive", "one"), 20000));
@@ -666,7 +681,8 @@ TEST(garbage_on_the_channel_is_refused_and_costs_nothing_else)
     freshet *a, *b;
     static uint8_t bytes[200000];
     uint64_t seed = 3;
-    const size_t sizes[] = {0, 1, 7, 8, 15, 16, 17, 80, 87, 88, 89, 143, 144, 160, 1000, 16528, 16529, 16545, 70000, 200000};
+    const size_t sizes[] = {0,  1,   7,   8,   15,   16,    17,    80,    87,    88,
+                            89, 143, 144, 160, 1000, 16528, 16529, 16545, 70000, 200000};
 
     redis_start(&redis, NULL);
     a = host_join(fresh_dir(), &redis, BOUND);
@@ -693,13 +709,17 @@ TEST(a_true_frame_with_any_byte_changed_is_refused)
 {
     struct redis redis;
     freshet *a, *b;
-    const void *words[] = {"EVAL",
-                           "local e = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]; local m = e[2][2]; "
-                           "local n = tonumber(ARGV[1]); local head = string.rep('\\0', 16); "
-                           "if n < #m then local c = string.char((string.byte(m, n + 1) + 1) % 256); "
-                           "m = string.sub(m, 1, n) .. c .. string.sub(m, n + 2) else m = string.sub(m, 1, n - #m) end; "
-                           "return redis.call('PUBLISH', ARGV[2], head .. m)",
-                           "1", PREFIX "log", NULL, CHANNEL};
+    const void *words[] = {
+        "EVAL",
+        "local e = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]; local m = e[2][2]; "
+        "local n = tonumber(ARGV[1]); local head = string.rep('\\0', 16); "
+        "if n < #m then local c = string.char((string.byte(m, n + 1) + 1) % 256); "
+        "m = string.sub(m, 1, n) .. c .. string.sub(m, n + 2) else m = string.sub(m, 1, n - #m) end; "
+        "return redis.call('PUBLISH', ARGV[2], head .. m)",
+        "1",
+        PREFIX "log",
+        NULL,
+        CHANNEL};
     size_t sizes[6];
     char number[16];
     uint64_t refused;
@@ -917,10 +937,24 @@ TEST(replies_that_are_no_replies_are_survived)
         const char *bytes;
         size_t size;
     } lies[] = {
-        {"", 0}, {"\0\0\0\0", 4}, {"HTTP/1.1 400 Bad Request\r\n\r\n", 28}, {"$-2\r\n", 5}, {"$99999999999999\r\n", 17},
-        {"*99999999999\r\n", 14}, {"*1000000\r\n", 10}, {"*-7\r\n", 5}, {":12x\r\n", 6}, {"+OK", 3}, {"+OK\r\n+OK\r\n+OK\r\n", 15},
-        {"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", 44}, {"$3\r\nabcdef", 10},
-        {large, sizeof large}, {"-ERR no\r\n", 9}, {"-LOADING later\r\n", 16}, {"%1\r\n+a\r\n+b\r\n", 12}, {"$-1\r\n", 5},
+        {"", 0},
+        {"\0\0\0\0", 4},
+        {"HTTP/1.1 400 Bad Request\r\n\r\n", 28},
+        {"$-2\r\n", 5},
+        {"$99999999999999\r\n", 17},
+        {"*99999999999\r\n", 14},
+        {"*1000000\r\n", 10},
+        {"*-7\r\n", 5},
+        {":12x\r\n", 6},
+        {"+OK", 3},
+        {"+OK\r\n+OK\r\n+OK\r\n", 15},
+        {"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", 44},
+        {"$3\r\nabcdef", 10},
+        {large, sizeof large},
+        {"-ERR no\r\n", 9},
+        {"-LOADING later\r\n", 16},
+        {"%1\r\n+a\r\n+b\r\n", 12},
+        {"$-1\r\n", 5},
         {"*5\r\n$2\r\nOK\r\n$8\r\nxxxxxxxx\r\n$1\r\n1\r\n$1\r\n1\r\n$1\r\n1\r\n", 47},
     };
 

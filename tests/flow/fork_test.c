@@ -62,12 +62,12 @@ static void fork_after_open(struct redis *redis)
             expect_works(cache, key);
             EXPECT_EQ(host_put(cache, key, "seen"), FRESHET_OK);
             IN_CHILD({ /* nested */
-                char own[24];
+                       char own[24];
 
-                snprintf(own, sizeof own, "grandchild%d", i);
-                EXPECT(test_until(host_gets(cache, key, "seen"), 10000));
-                expect_works(cache, own);
-                freshet_close(cache);
+                       snprintf(own, sizeof own, "grandchild%d", i);
+                       EXPECT(test_until(host_gets(cache, key, "seen"), 10000));
+                       expect_works(cache, own);
+                       freshet_close(cache);
             });
             expect_works(cache, key);
             EXPECT_EQ(host_put(cache, key, "seen"), FRESHET_OK);
@@ -88,7 +88,10 @@ static void fork_after_open(struct redis *redis)
     close_either(cache, redis);
 }
 
-TEST(fork_after_open_leaves_both_working) { fork_after_open(NULL); }
+TEST(fork_after_open_leaves_both_working)
+{
+    fork_after_open(NULL);
+}
 TEST(fork_after_join_leaves_both_working)
 {
     struct redis redis;
@@ -113,8 +116,8 @@ TEST(fork_before_open_is_nothing_special)
     freshet_close(cache);
 }
 
-/* Leave in the ordinary way, with all exit handlers - but not a leak sanitizer's: what threads of the parent held is nobody's
- * here. */
+/* Leave in the ordinary way, with all exit handlers - but not a leak sanitizer's: what threads of the parent held is
+ * nobody's here. */
 static void leave_orderly(void)
 {
     int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -137,7 +140,10 @@ static void child_that_never_calls(struct redis *redis)
     close_either(cache, redis);
 }
 
-TEST(a_child_that_only_exits_or_closes_does_no_harm) { child_that_never_calls(NULL); }
+TEST(a_child_that_only_exits_or_closes_does_no_harm)
+{
+    child_that_never_calls(NULL);
+}
 TEST(a_child_of_a_fleet_that_only_exits_or_closes_does_no_harm)
 {
     struct redis redis;
@@ -188,7 +194,10 @@ static void fork_while_busy(struct redis *redis, int forks)
     close_either(busy.cache, redis);
 }
 
-TEST(fork_in_the_midst_of_calls_leaves_both_working) { fork_while_busy(NULL, 30); }
+TEST(fork_in_the_midst_of_calls_leaves_both_working)
+{
+    fork_while_busy(NULL, 30);
+}
 TEST(fork_in_the_midst_of_a_fleets_calls_leaves_both_working)
 {
     struct redis redis;
@@ -246,7 +255,10 @@ static void child_closes_descriptors(struct redis *redis)
     close_either(cache, redis);
 }
 
-TEST(a_child_that_closes_all_descriptors_keeps_working) { child_closes_descriptors(NULL); }
+TEST(a_child_that_closes_all_descriptors_keeps_working)
+{
+    child_closes_descriptors(NULL);
+}
 TEST(a_child_of_a_fleet_that_closes_all_descriptors_keeps_working)
 {
     struct redis redis;
@@ -338,13 +350,17 @@ static void descriptors_end_at_exec(struct redis *redis)
     while ((size = read(told[0], list + strlen(list), sizeof list - 1 - strlen(list))) > 0)
         continue;
     EXPECT(waitpid(child, &status, 0) == child && status == 0);
-    EXPECT(list[0] && !strstr(list, "control") && !strstr(list, "map") && !strstr(list, "lock") && !strstr(list, "event"));
+    EXPECT(list[0] && !strstr(list, "control") && !strstr(list, "map") && !strstr(list, "lock") &&
+           !strstr(list, "event"));
     EXPECT(!redis || !strstr(list, "socket:"));
     close(told[0]);
     close_either(cache, redis);
 }
 
-TEST(no_descriptor_of_the_library_outlives_exec) { descriptors_end_at_exec(NULL); }
+TEST(no_descriptor_of_the_library_outlives_exec)
+{
+    descriptors_end_at_exec(NULL);
+}
 TEST(no_descriptor_of_a_fleet_outlives_exec)
 {
     struct redis redis;

@@ -318,7 +318,8 @@ TEST(a_full_tier_is_never_an_error_and_never_above_its_size)
         EXPECT(host_get(cache, "large", NULL, 0) >= 0);
     }
     EXPECT_EQ(host_put(cache, "small", "still works"), FRESHET_OK);
-    EXPECT(test_until(host_put(cache, "small", "still works") == FRESHET_OK && host_gets(cache, "small", "still works"), 5000));
+    EXPECT(test_until(host_put(cache, "small", "still works") == FRESHET_OK && host_gets(cache, "small", "still works"),
+                      5000));
     freshet_buf_free(&buf);
     freshet_close(cache);
 }
@@ -450,7 +451,7 @@ TEST(damaged_files_are_set_aside_never_misread)
 /* ---- threads ---- */
 
 #define THREADS 8
-#define KEYS 64
+#define KEYS    64
 
 struct worker {
     freshet *cache;

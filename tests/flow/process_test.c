@@ -1,6 +1,6 @@
 /*
- * process_test.c - processes of one host are killed and stopped at any instruction (P5): nothing is corrupted, nobody is
- * blocked, and what is left behind is put in order.
+ * process_test.c - processes of one host are killed and stopped at any instruction (P5): nothing is corrupted, nobody
+ * is blocked, and what is left behind is put in order.
  */
 #include <hosts.h>
 #include <test.h>
@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define KEYS 200
+#define KEYS     200
 #define CHILDREN 4
 
 /* The newest value that was put for sure, per key; shared. */
@@ -52,7 +52,8 @@ static bool value_right(const freshet_buf *buf, unsigned child, unsigned key, ui
     snprintf(head, sizeof head, "%.*s", (int)buf->size, (char *)buf->data);
     if (sscanf(head, "%u/%u/%llu/", &c, &k, &number) != 3 || c != child || k != key || number < least)
         return false;
-    return value_make(wanted, sizeof wanted, child, key, number) == buf->size && memcmp(wanted, buf->data, buf->size) == 0;
+    return value_make(wanted, sizeof wanted, child, key, number) == buf->size &&
+           memcmp(wanted, buf->data, buf->size) == 0;
 }
 
 /* Put own keys, read everybody's. */
@@ -79,8 +80,8 @@ _Noreturn static void child_work(struct shared *shared, const char *dir, unsigne
             }
         }
         snprintf(key, sizeof key, "%u/%u", child, k);
-        if (freshet_put(cache, key, strlen(key), value, value_make(value, sizeof value, child, k, number), NULL, NULL) ==
-            FRESHET_OK)
+        if (freshet_put(cache, key, strlen(key), value, value_make(value, sizeof value, child, k, number), NULL,
+                        NULL) == FRESHET_OK)
             shared->put[child][k] = number;
     }
 }

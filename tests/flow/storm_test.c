@@ -26,12 +26,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define BOUND 500
-#define NS_PER_MS 1000000LL
-#define HOSTS 2u
-#define WORKERS 4u
-#define KEYS 512u
-#define VERSIONS 8192u
+#define BOUND      500
+#define NS_PER_MS  1000000LL
+#define HOSTS      2u
+#define WORKERS    4u
+#define KEYS       512u
+#define VERSIONS   8192u
 #define VALUE_MOST 6000u
 
 struct row {
@@ -99,7 +99,8 @@ static bool value_check(const freshet_buf *buf, uint32_t key, uint32_t *ret_vers
     memcpy(&head, buf->data, sizeof head);
     *ret_version = head.version;
     return head.key == key && head.version < VERSIONS && buf->size == sizeof head + head.size &&
-           head.check == check_sum((uint8_t *)buf->data + sizeof head, head.size, check_sum((uint8_t *)&head, 12, 2166136261u));
+           head.check ==
+               check_sum((uint8_t *)buf->data + sizeof head, head.size, check_sum((uint8_t *)&head, 12, 2166136261u));
 }
 
 /* ---- a worker: one process of one host ---- */
@@ -138,14 +139,18 @@ static void wrong(_Atomic uint64_t *counter, const char *what, const struct work
                   const freshet_answer *answer, int64_t late_ns)
 {
     if ((*counter)++ < 5)
-        fprintf(stderr, "storm: worker %u, host %u, row %u: %s: version %u (row %u, host's least %u), source %d, age bound %lld ms, "
-                "position %llu, void for %lld us\n", worker->index, worker->host, key, what, got, storm->rows[key].version,
+        fprintf(stderr,
+                "storm: worker %u, host %u, row %u: %s: version %u (row %u, host's least %u), source %d, age bound "
+                "%lld ms, "
+                "position %llu, void for %lld us\n",
+                worker->index, worker->host, key, what, got, storm->rows[key].version,
                 storm->rows[key].host_least[worker->host], (int)answer->source, (long long)answer->age_bound_ms,
                 (unsigned long long)answer->position, (long long)(late_ns / 1000));
 }
 
 /* Judge what was read. `begun_ns`, `least`: from before the call. */
-static void judge(const struct worker *worker, uint32_t key, const freshet_answer *answer, int64_t begun_ns, uint32_t least)
+static void judge(const struct worker *worker, uint32_t key, const freshet_answer *answer, int64_t begun_ns,
+                  uint32_t least)
 {
     struct counts *counts = &storm->counts;
     struct row *row = &storm->rows[key];
@@ -368,8 +373,9 @@ static uint64_t lost_invalidations(uint32_t host)
     int64_t end;
     uint64_t lost = 0;
 
-    EXPECT(test_until(freshet_stat(worker.cache, &stats) == FRESHET_OK && stats.outbox == 0 && stats.proven_age_ms >= 0 &&
-                      stats.proven_age_ms < BOUND, 30000));
+    EXPECT(test_until(freshet_stat(worker.cache, &stats) == FRESHET_OK && stats.outbox == 0 &&
+                          stats.proven_age_ms >= 0 && stats.proven_age_ms < BOUND,
+                      30000));
     for (end = test_now_ns() + 2 * BOUND * NS_PER_MS; test_now_ns() < end;)
         test_pause();
     for (uint32_t key = 0; key < KEYS; key++) {
@@ -393,19 +399,20 @@ static void print_counts(uint64_t lost, int64_t took_ns)
 {
     struct counts *c = &storm->counts;
 
-    printf("storm: %llu operations in %.1f s: %llu reads (%llu tier, %llu Redis, %llu loader), %llu misses, %llu writes "
-           "(%llu puts, %llu queued), %llu clears\n",
-           (unsigned long long)c->operations, (double)took_ns / 1e9, (unsigned long long)c->reads,
-           (unsigned long long)c->from_tier, (unsigned long long)c->from_redis, (unsigned long long)c->from_loader,
-           (unsigned long long)c->misses, (unsigned long long)c->writes, (unsigned long long)c->puts,
-           (unsigned long long)c->queued, (unsigned long long)c->clears);
+    printf(
+        "storm: %llu operations in %.1f s: %llu reads (%llu tier, %llu Redis, %llu loader), %llu misses, %llu writes "
+        "(%llu puts, %llu queued), %llu clears\n",
+        (unsigned long long)c->operations, (double)took_ns / 1e9, (unsigned long long)c->reads,
+        (unsigned long long)c->from_tier, (unsigned long long)c->from_redis, (unsigned long long)c->from_loader,
+        (unsigned long long)c->misses, (unsigned long long)c->writes, (unsigned long long)c->puts,
+        (unsigned long long)c->queued, (unsigned long long)c->clears);
     printf("storm: %llu kills, %llu stops, %llu cuts, %llu pauses, %llu flushes\n", (unsigned long long)c->kills,
            (unsigned long long)c->stops, (unsigned long long)c->cuts, (unsigned long long)c->pauses,
            (unsigned long long)c->flushes);
     printf("storm: %llu reads beyond the bound of %d ms (the oldest void for %lld ms), %llu before own changes, "
            "%llu lost invalidations, %llu corrupted\n",
-           (unsigned long long)c->too_old, BOUND, (long long)(c->oldest_ns / NS_PER_MS), (unsigned long long)c->before_own,
-           (unsigned long long)lost, (unsigned long long)c->corrupted);
+           (unsigned long long)c->too_old, BOUND, (long long)(c->oldest_ns / NS_PER_MS),
+           (unsigned long long)c->before_own, (unsigned long long)lost, (unsigned long long)c->corrupted);
 }
 
 TEST_LONG(in_a_storm_nothing_is_stale_lost_or_corrupted, 1200)
@@ -447,6 +454,7 @@ TEST_LONG(in_a_storm_nothing_is_stale_lost_or_corrupted, 1200)
     EXPECT_EQ(storm->counts.from_future, 0);
     EXPECT_EQ(storm->counts.odd, 0);
     EXPECT_EQ(lost, 0);
-    EXPECT(storm->counts.from_tier > storm->counts.operations / 10 && storm->counts.from_redis > 0); /* it was a test at all */
+    EXPECT(storm->counts.from_tier > storm->counts.operations / 10 &&
+           storm->counts.from_redis > 0); /* it was a test at all */
     redis_stop(&redis);
 }

@@ -25,10 +25,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 unsigned fuzz_seed(unsigned number, uint8_t *ret_bytes, size_t *ret_size)
 {
     static const uint16_t counts[] = {1, 2, 1024, 0, 7, 1};
-    static const uint8_t kinds[] = {FRAME_INVALIDATE, FRAME_INVALIDATE, FRAME_INVALIDATE, FRAME_CLEAR, FRAME_PUT, FRAME_PUT};
+    static const uint8_t kinds[] = {FRAME_INVALIDATE, FRAME_INVALIDATE, FRAME_INVALIDATE,
+                                    FRAME_CLEAR,      FRAME_PUT,        FRAME_PUT};
     static uint8_t hashes[1024][16];
-    struct frame frame = {.kind = kinds[number], .partition = 3, .version = 1700000000000000u, .writer = ~0ull,
-                          .counter = 9, .source_version = 1, .count = counts[number],
+    struct frame frame = {.kind = kinds[number],
+                          .partition = 3,
+                          .version = 1700000000000000u,
+                          .writer = ~0ull,
+                          .counter = 9,
+                          .source_version = 1,
+                          .count = counts[number],
                           .hashes = (const uint8_t(*)[16])hashes};
 
     if (frame.kind == FRAME_PUT)

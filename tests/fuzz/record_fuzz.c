@@ -28,9 +28,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
 unsigned fuzz_seed(unsigned number, uint8_t *ret_bytes, size_t *ret_size)
 {
-    struct record record = {.kind = number % 2 ? RECORD_ABSENT : RECORD_VALUE, .epoch = number * 77ull, .as_of = 1ull << 50,
-                            .born = 1ull << 49, .version = 1700000000000000u, .writer = ~0ull, .source_version = number,
-                            .expires_ns = number == 2 ? RECORD_NEVER : 1000000000, .key_size = number == 3 ? 65536 : 5,
+    struct record record = {.kind = number % 2 ? RECORD_ABSENT : RECORD_VALUE,
+                            .epoch = number * 77ull,
+                            .as_of = 1ull << 50,
+                            .born = 1ull << 49,
+                            .version = 1700000000000000u,
+                            .writer = ~0ull,
+                            .source_version = number,
+                            .expires_ns = number == 2 ? RECORD_NEVER : 1000000000,
+                            .key_size = number == 3 ? 65536 : 5,
                             .value_size = number % 2 ? 0 : 1000};
 
     memset(ret_bytes, 'k', RECORD_HEAD_SIZE + 64);

@@ -72,10 +72,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 unsigned fuzz_seed(unsigned number, uint8_t *ret_bytes, size_t *ret_size)
 {
     static const char *const seeds[] = {
-        "+OK\r\n", "-ERR no such thing\r\n", ":12345\r\n", "$5\r\nhello\r\n", "$-1\r\n", "*-1\r\n", "*0\r\n", "$0\r\n\r\n",
+        "+OK\r\n",
+        "-ERR no such thing\r\n",
+        ":12345\r\n",
+        "$5\r\nhello\r\n",
+        "$-1\r\n",
+        "*-1\r\n",
+        "*0\r\n",
+        "$0\r\n\r\n",
         "*5\r\n$2\r\nOK\r\n$8\r\n12345678\r\n$3\r\n100\r\n$16\r\n1700000000000000\r\n*0\r\n",
         "*3\r\n$7\r\nmessage\r\n$26\r\nfreshet:{default:0}:frames\r\n$4\r\nabcd\r\n",
-        "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n", "*2\r\n*2\r\n:1\r\n*1\r\n$1\r\nx\r\n$-1\r\n",
+        "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n",
+        "*2\r\n*2\r\n:1\r\n*1\r\n$1\r\nx\r\n$-1\r\n",
         "+OK\r\n:1\r\n$1\r\na\r\n*1\r\n:2\r\n-NOSCRIPT x\r\n",
     };
 

@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     if (stored_record_decode(&record, bytes, size)) {
         FUZZ_EXPECT(size >= STORED_RECORD_HEAD && record.state <= STORED_ABSENT);
-        FUZZ_EXPECT(record.sealed_size == 0 || (record.sealed >= bytes && record.sealed + record.sealed_size <= bytes + size));
+        FUZZ_EXPECT(record.sealed_size == 0 ||
+                    (record.sealed >= bytes && record.sealed + record.sealed_size <= bytes + size));
         FUZZ_EXPECT(record.state != STORED_TOMBSTONE || record.sealed_size == 0);
         FUZZ_EXPECT(record.born < 1ull << 53 && record.ticket_position < 1ull << 53);
     }

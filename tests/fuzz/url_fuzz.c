@@ -27,9 +27,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 unsigned fuzz_seed(unsigned number, uint8_t *ret_bytes, size_t *ret_size)
 {
     static const char *const seeds[] = {
-        "redis://localhost", "redis://127.0.0.1:6379/3", "redis://:pass%20word@host:1/0", "redis://user:p%40ss@[::1]:6380/15",
-        "redis://[fe80::1]", "unix:///run/redis.sock", "unix://user:pass@/run/redis.sock?db=7", "rediss://host", "http://x",
-        "unix:///a?db=0", "redis://a:b@c:65535/",
+        "redis://localhost",
+        "redis://127.0.0.1:6379/3",
+        "redis://:pass%20word@host:1/0",
+        "redis://user:p%40ss@[::1]:6380/15",
+        "redis://[fe80::1]",
+        "unix:///run/redis.sock",
+        "unix://user:pass@/run/redis.sock?db=7",
+        "rediss://host",
+        "http://x",
+        "unix:///a?db=0",
+        "redis://a:b@c:65535/",
     };
 
     *ret_size = strlen(seeds[number]);

@@ -12,8 +12,8 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
-#include <step.h>
 #include <stdio.h>
+#include <step.h>
 #include <string.h>
 #include <test.h>
 #include <time.h>
@@ -143,7 +143,8 @@ static inline void *call_run(void *arg)
 
     hold_me();
     if (call->row)
-        call->result = freshet_load(call->cache, call->key, strlen(call->key), NULL, row_slow_loader, call->row, &buf, NULL);
+        call->result =
+            freshet_load(call->cache, call->key, strlen(call->key), NULL, row_slow_loader, call->row, &buf, NULL);
     else
         call->result = freshet_get(call->cache, call->key, strlen(call->key), NULL, &buf, NULL);
     snprintf(call->got, sizeof call->got, "%.*s", (int)buf.size, buf.data ? (char *)buf.data : "");

@@ -10,7 +10,7 @@
 
 #include <freshet_fleet.h>
 
-#define LOG "freshet:{default:0}:log"
+#define LOG   "freshet:{default:0}:log"
 #define BOUND 1000
 
 struct scene {
@@ -57,7 +57,8 @@ static void cut_off(struct scene *scene)
 {
     EXPECT(strcmp(redis_do(&scene->redis, "ACL SETUSER b -@all"), "OK") == 0);
     redis_do(&scene->redis, "CLIENT KILL USER b");
-    EXPECT(test_until(stats_of(scene->b).proven_age_ms > BOUND, 10000)); /* and past it: nothing is on its way any more */
+    EXPECT(
+        test_until(stats_of(scene->b).proven_age_ms > BOUND, 10000)); /* and past it: nothing is on its way any more */
 }
 
 static void reconnect(struct scene *scene)
@@ -198,7 +199,8 @@ static void expect_void_after(enum damage damage)
         for (int i = 0; i < 3; i++)
             redis_do(&scene.redis, "XADD " LOG " %llu-0 f nonsense", (unsigned long long)positions[i]);
     } else
-        EXPECT_EQ(redis_int(&scene.redis, "XDEL " LOG " %llu-0", (unsigned long long)positions[damage - FIRST_MISSING]), 1);
+        EXPECT_EQ(redis_int(&scene.redis, "XDEL " LOG " %llu-0", (unsigned long long)positions[damage - FIRST_MISSING]),
+                  1);
     reconnect(&scene);
     EXPECT(test_until(proven(scene.b, positions[2]), 10000));
     for (int i = 0; i < 3; i++) {
@@ -214,13 +216,34 @@ static void expect_void_after(enum damage damage)
     end(&scene);
 }
 
-TEST(a_trimmed_log_voids_everything_on_the_host_that_missed_it) { expect_void_after(TRIMMED); }
-TEST(a_deleted_log_voids_everything_on_the_host_that_missed_it) { expect_void_after(DELETED); }
-TEST(a_log_whose_first_new_entry_is_missing_voids_everything) { expect_void_after(FIRST_MISSING); }
-TEST(a_log_with_a_gap_voids_everything) { expect_void_after(MIDDLE_MISSING); }
-TEST(a_log_whose_last_entry_is_missing_voids_everything) { expect_void_after(LAST_MISSING); }
-TEST(a_log_entry_that_nobody_signed_voids_everything) { expect_void_after(GARBLED); }
-TEST(a_log_of_another_type_voids_everything) { expect_void_after(OTHER_TYPE); }
+TEST(a_trimmed_log_voids_everything_on_the_host_that_missed_it)
+{
+    expect_void_after(TRIMMED);
+}
+TEST(a_deleted_log_voids_everything_on_the_host_that_missed_it)
+{
+    expect_void_after(DELETED);
+}
+TEST(a_log_whose_first_new_entry_is_missing_voids_everything)
+{
+    expect_void_after(FIRST_MISSING);
+}
+TEST(a_log_with_a_gap_voids_everything)
+{
+    expect_void_after(MIDDLE_MISSING);
+}
+TEST(a_log_whose_last_entry_is_missing_voids_everything)
+{
+    expect_void_after(LAST_MISSING);
+}
+TEST(a_log_entry_that_nobody_signed_voids_everything)
+{
+    expect_void_after(GARBLED);
+}
+TEST(a_log_of_another_type_voids_everything)
+{
+    expect_void_after(OTHER_TYPE);
+}
 
 /* Invalidate `key` from a process and host of its own, as Redis's user a; `muted`: without a message. */
 static void invalidate_elsewhere(struct scene *scene, const char *key, bool muted)
@@ -239,8 +262,8 @@ static void invalidate_elsewhere(struct scene *scene, const char *key, bool mute
 
 /*
  * The proof counts from the question, not from the answer: an answer that was long on its way proves little.  Host b is
- * held with an answer in its hand; then k changes, silently, and the bound passes.  What b holds shows that it had missed
- * nothing before, and no more than that.
+ * held with an answer in its hand; then k changes, silently, and the bound passes.  What b holds shows that it had
+ * missed nothing before, and no more than that.
  */
 TEST(a_late_answer_proves_only_what_was_true_when_it_was_asked_for)
 {

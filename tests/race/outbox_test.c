@@ -2,8 +2,8 @@
  * outbox_test.c - a change that Redis does not confirm: queued, not served on this host, sent when Redis is back, by
  * whoever lives.
  *
- * CLIENT PAUSE WRITE holds every script that may write while plain reads go on: so Redis still hands out the old record,
- * and this host must refuse it.
+ * CLIENT PAUSE WRITE holds every script that may write while plain reads go on: so Redis still hands out the old
+ * record, and this host must refuse it.
  */
 #include "hold.h"
 

@@ -41,7 +41,8 @@ static void end(struct scene *scene)
     redis_stop(&scene->redis);
 }
 
-/* Neither host, nor one that comes anew and has only Redis, gets `old`; all of them get what is `now` when they load. */
+/* Neither host, nor one that comes anew and has only Redis, gets `old`; all of them get what is `now` when they load.
+ */
 static void expect_gone(struct scene *scene, const char *old, const char *now)
 {
     freshet *c = host_join(fresh_dir(), &scene->redis, 2000);

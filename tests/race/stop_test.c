@@ -11,13 +11,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define BOUND 500
+#define BOUND    500
 #define VERSIONS 100000
 
 /* What was confirmed, and when, for every process to check its reads against. */
 struct history {
-    _Atomic uint32_t version;             /* the newest confirmed value of "k" */
-    _Atomic int64_t confirmed[VERSIONS];  /* when it was, as its writer saw it: later rather than earlier */
+    _Atomic uint32_t version;            /* the newest confirmed value of "k" */
+    _Atomic int64_t confirmed[VERSIONS]; /* when it was, as its writer saw it: later rather than earlier */
     _Atomic uint64_t tier_reads, too_late;
     _Atomic bool ready, stop;
 };
@@ -61,7 +61,8 @@ static freshet_result history_read(struct history *history, freshet *cache, bool
         snprintf(value, sizeof value, "%.*s", (int)buf.size, (char *)buf.data);
         version = strtoul(value, NULL, 10);
         EXPECT(version > 0 && version < VERSIONS - 1);
-        if (history->confirmed[version + 1] && answer.judged_at_ns - history->confirmed[version + 1] > BOUND * 1000000LL)
+        if (history->confirmed[version + 1] &&
+            answer.judged_at_ns - history->confirmed[version + 1] > BOUND * 1000000LL)
             history->too_late++;
         if (answer.source == FRESHET_FROM_TIER)
             history->tier_reads++;

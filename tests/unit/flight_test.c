@@ -93,7 +93,8 @@ TEST(who_waits_in_vain_leaves_at_its_deadline)
     EXPECT(flights_open(&flights) == FRESHET_OK);
     EXPECT(flight_enter(flights, &key, 1, 0, &lead));
     EXPECT(!flight_enter(flights, &key, 1, 0, &other));
-    EXPECT(flight_wait(flights, other, clock_boot_ns() + 5 * CLOCK_NS_PER_MS, &record, &buf, &since_ns) == FRESHET_ETIMEOUT);
+    EXPECT(flight_wait(flights, other, clock_boot_ns() + 5 * CLOCK_NS_PER_MS, &record, &buf, &since_ns) ==
+           FRESHET_ETIMEOUT);
     flight_land(flights, lead, FRESHET_OK, NULL, "late", 4);
     EXPECT(flight_enter(flights, &key, 1, 0, &lead)); /* landed: the next is a new one */
     flight_land(flights, lead, FRESHET_OK, NULL, "", 0);
