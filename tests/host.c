@@ -394,7 +394,7 @@ void redis_restart(struct redis *redis)
 /* Made under a name of this process and linked to the common one: whoever comes second uses the first's. */
 const char *host_keyring(void)
 {
-    static char path[320];
+    static _Thread_local char path[320];
     char own[340];
 
     snprintf(path, sizeof path, "%s/keyring", test_home());
