@@ -67,8 +67,7 @@ const char *__tsan_default_options(void)
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
-    return "race:fd_is\nrace:loop_file_is_ours\nrace:^fstat64$\nrace:^fstat$\nrace:^close$\nrace:^socket$\n"
-           "race:^socketpair$\nrace:^epoll_create1$\nrace:^eventfd$\nrace:^pipe2$\n";
+    return "race:fd_is\nrace:loop_file_is_ours\nrace:dir_check\nrace:link_socket\n";
 }
 
 /* ---- what tests call ---- */
