@@ -399,7 +399,7 @@ TEST(two_handles_of_a_process_may_join_at_once)
     struct redis redis;
 
     if (test_thread_sanitized())
-        test_skip("the thread sanitizer takes a descriptor's number, used again by another loop, for a shared variable");
+        test_skip("the thread sanitizer takes the number of a descriptor, used again, for a shared variable");
     redis_start(&redis, NULL);
     (void)host_keyring();
     EXPECT_EQ(pthread_barrier_init(&gate, NULL, 2), 0);
@@ -434,7 +434,7 @@ TEST(a_second_handle_waits_for_the_proof_as_well)
     freshet *first, *second;
 
     if (test_thread_sanitized())
-        test_skip("the thread sanitizer takes a descriptor's number, used again by another loop, for a shared variable");
+        test_skip("the thread sanitizer takes the number of a descriptor, used again, for a shared variable");
     redis_start(&redis, NULL);
     redis_stop(&redis);
     first = open_with(dir, 1, 0, 200);
