@@ -37,8 +37,9 @@ MUTANTS = [
            "        ticket_position = old and old.ticket_position or 0, ticket_until = old and old.ticket_until or 0,",
            race('refill_test.a_load_that_an_invalidation_of_another')),
     mutant('a running load is joined whatever came since', 'core/freshet.c',
-           "if ((result != FRESHET_OK && result != FRESHET_ABSENT) || fence > l->r.record.as_of ||",
-           "if ((result != FRESHET_OK && result != FRESHET_ABSENT) ||",
+           "if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of || "
+           "!load_host_fresh(l))",
+           "if ((result != FRESHET_OK && result != FRESHET_ABSENT) || !load_host_fresh(l))",
            race('refill_test.a_load_that_is_joined')),
     mutant('flights do not look at the fence', 'core/flight.c',
            "    if (flight && flight->start >= fence) {", "    (void)fence;\n    if (flight) {",
@@ -103,10 +104,8 @@ MUTANTS = [
            "    }\n    remote_step",
            race('log_test.a_log_entry_that_nobody_signed')),
     mutant('the channel moves applied', 'backplane/receive.c',
-           "    if (epoch == page.epoch && receive_plausible(page.applied, position))\n"
-           "        receive_apply(fleet, partition, &frame, position);",
-           "    if (epoch == page.epoch && receive_plausible(page.applied, position)) {\n"
-           "        receive_apply(fleet, partition, &frame, position);\n"
+           "    if (*ret_raised)\n        receive_apply(fleet, partition, &frame, position);",
+           "    if (*ret_raised) {\n        receive_apply(fleet, partition, &frame, position);\n"
            "        remote_applied(fleet->host, partition, position);\n    }",
            race('log_test.a_message_after_a_lost_one')),
     mutant('the log is not read when messages are lost', 'backplane/renew.c',

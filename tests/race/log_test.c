@@ -183,6 +183,7 @@ static void expect_void_after(enum damage damage)
         EXPECT_EQ(host_put(scene.a, key, "old"), FRESHET_OK);
         warm(scene.b, key, "old");
     }
+    EXPECT(applied(scene.b, stats_of(scene.a).position)); /* all of that is behind it */
     cut_off(&scene);
     for (int i = 0; i < 3; i++) {
         snprintf(key, sizeof key, "k%d", i);
