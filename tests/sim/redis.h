@@ -48,11 +48,11 @@ void redis_close(struct redis_world *world); /* with its servers; NULL is welcom
 struct redis_server *redis_add(struct redis_world *world, unsigned number);
 unsigned redis_number(const struct redis_server *server);
 bool redis_is_master(const struct redis_server *server);
-const char *redis_replid(const struct redis_server *server);              /* 40 hex digits */
-void redis_set_replid(struct redis_server *server, const char *replid);   /* for comparisons with a real one */
-int64_t redis_time_us(const struct redis_server *server);                 /* its own clock */
-void redis_set_clock(struct redis_server *server, int64_t offset_us);     /* jumps: any value, at any moment */
-void redis_set_full(struct redis_server *server, bool full);              /* no memory left: writes answer -OOM */
+const char *redis_replid(const struct redis_server *server);            /* 40 hex digits */
+void redis_set_replid(struct redis_server *server, const char *replid); /* for comparisons with a real one */
+int64_t redis_time_us(const struct redis_server *server);               /* its own clock */
+void redis_set_clock(struct redis_server *server, int64_t offset_us);   /* jumps: any value, at any moment */
+void redis_set_full(struct redis_server *server, bool full);            /* no memory left: writes answer -OOM */
 
 /* ---- commands ---- */
 
@@ -70,8 +70,8 @@ void redis_reply_free(struct redis_reply *reply);
 
 /* Run one command to its end for a client (an id that the world chooses per connection, not 0; first use opens it).
  * The reply replaces what `reply` held.  A command of several replies (SUBSCRIBE of two channels) has them all. */
-void redis_execute(struct redis_server *server, uint64_t client, int argc, const char *const *argv,
-                   const size_t *sizes, struct redis_reply *reply);
+void redis_execute(struct redis_server *server, uint64_t client, int argc, const char *const *argv, const size_t *sizes,
+                   struct redis_reply *reply);
 /* The connection is gone: subscriptions and what it had waited for. */
 void redis_drop_client(struct redis_server *server, uint64_t client);
 bool redis_subscribed(const struct redis_server *server, uint64_t client);
