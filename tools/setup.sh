@@ -6,7 +6,7 @@
 # the thing itself (a command, a library's header), not for a package's name: a machine that has all of it is left as it
 # is, of whatever kind it be, and nobody is asked for a password.
 #
-# usage: setup.sh build|demo|test|ci...
+# usage: setup.sh build|demo|test|ci|sanitize...      (the compiler is $CC, else cc)
 set -euo pipefail
 
 missing=()
@@ -30,6 +30,17 @@ need_header() {
 # need_python MODULE PACKAGE: in the first python3 of PATH or in Debian's own, which the package is for.
 need_python() {
     python3 -c "import $1" >/dev/null 2>&1 || /usr/bin/python3 -c "import $1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+# need_sanitizers: gcc brings its own; clang's stand in a package that carries clang's version in its name.
+need_sanitizers() {
+    local cc=${CC:-cc}
+    if ${cc} --version 2>/dev/null | grep -q clang &&
+        [ ! -e "$($cc -print-file-name=libclang_rt.asan-x86_64.a)" ] &&
+        [ ! -e "$($cc -print-file-name=libclang_rt.asan.a)" ] &&
+        [ ! -e "$($cc -print-file-name=libclang_rt.asan-aarch64.a)" ]; then
+        missing+=("libclang-rt-$($cc -dumpversion | cut -d. -f1)-dev")
+    fi
 }
 
 for purpose in "$@"; do
@@ -62,8 +73,9 @@ for purpose in "$@"; do
         need_command cppcheck cppcheck
         need_command xz xz-utils
         ;;
+    sanitize) need_sanitizers ;;
     *)
-        echo "setup.sh: $purpose: build, demo, test or ci" >&2
+        echo "setup.sh: $purpose: build, demo, test, ci or sanitize" >&2
         exit 2
         ;;
     esac
