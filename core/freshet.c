@@ -6,10 +6,12 @@
  * one: what Redis's master said itself is proven by the moment of asking, what the tier holds by proven-at.
  */
 #include <buf.h>
+#include <changing.h>
 #include <clock.h>
 #include <errno.h>
 #include <host.h>
 #include <log.h>
+#include <options.h>
 #include <servable.h>
 #include <stdlib.h>
 #include <step.h>
@@ -25,21 +27,6 @@
 #define ASK_ROUNDS        4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
 
 /* ---- options ---- */
-
-/* Take over an options structure of any size, older or newer; NULL stands for all defaults. */
-static freshet_result options_take(void *ret_options, size_t own_size, const void *options, const char *what)
-{
-    size_t size;
-
-    memset(ret_options, 0, own_size);
-    if (!options)
-        return FRESHET_OK;
-    memcpy(&size, options, sizeof size);
-    if (size < sizeof size || size > 4096)
-        return fail(FRESHET_EINVAL, "%s.struct_size is %zu: start it with FRESHET_INIT(%s)", what, size, what);
-    memcpy(ret_options, options, size < own_size ? size : own_size);
-    return FRESHET_OK;
-}
 
 static bool name_fits(const char *name)
 {
@@ -145,7 +132,7 @@ struct reading {
     struct judgement judgement;
 };
 
-static freshet_result key_check(const void *key, size_t key_size)
+freshet_result changing_key_check(const void *key, size_t key_size)
 {
     if (!key || key_size == 0)
         return fail(FRESHET_EINVAL, "a key has 1 to %u bytes; this one is %s", FRESHET_KEY_MAX, key ? "empty" : "NULL");
@@ -184,7 +171,7 @@ static freshet_result reading_start(struct reading *r, freshet *cache, const voi
 
     if (!cache)
         return fail(FRESHET_EINVAL, "the cache is NULL");
-    if ((result = key_check(key, key_size)) != FRESHET_OK || (result = answer_start(answer)) != FRESHET_OK)
+    if ((result = changing_key_check(key, key_size)) != FRESHET_OK || (result = answer_start(answer)) != FRESHET_OK)
         return result;
     if (!(r->host = host_of(cache)))
         return FRESHET_EIO;
@@ -654,16 +641,8 @@ freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, co
 
 /* ---- change ---- */
 
-struct changing {
-    struct host *host;
-    const struct remote_ops *ops;
-    freshet_write_options options;
-    int64_t deadline_ns;
-    freshet_change *change;
-};
-
-static freshet_result changing_start(struct changing *c, freshet *cache, const freshet_write_options *given,
-                                     freshet_change *change)
+freshet_result changing_start(struct changing *c, freshet *cache, const freshet_write_options *given,
+                              freshet_change *change)
 {
     freshet_result result;
 
@@ -692,7 +671,7 @@ static freshet_result changing_start(struct changing *c, freshet *cache, const f
     return FRESHET_OK;
 }
 
-static freshet_result changing_end(struct changing *c, freshet_result result, const struct remote_confirm *confirm)
+freshet_result changing_end(struct changing *c, freshet_result result, const struct remote_confirm *confirm)
 {
     freshet_change full = {.version = confirm->version, .position = confirm->position, .epoch = confirm->epoch};
 
@@ -705,8 +684,7 @@ static freshet_result changing_end(struct changing *c, freshet_result result, co
     return result;
 }
 
-/* Without a fleet: the next position, and everything older of the key is void. */
-static uint64_t change_local_key(struct control *control, const struct key *key)
+uint64_t changing_local(struct control *control, const struct key *key)
 {
     uint64_t position = control_next_position(control, key->partition);
 
@@ -733,7 +711,7 @@ static freshet_result put_local(struct changing *c, const struct key *key, const
         old.born >= atomic_load(&c->host->control.parts[key->partition].clear) && /* a clear begins anew */
         old.source_version > change->source_version)
         return FRESHET_OUTDATED;
-    record.as_of = record.born = change_local_key(&c->host->control, key);
+    record.as_of = record.born = changing_local(&c->host->control, key);
     *confirm = (struct remote_confirm){.position = record.as_of, .version = record.version};
     for (int round = 0; round < 2; round++) {
         freshet_result result = host_fill(c->host, key, &record, change->value, &ticket);
@@ -759,7 +737,7 @@ static freshet_result put_any(freshet *cache, const void *key_data, size_t key_s
     struct key key;
     freshet_result result;
 
-    if ((result = key_check(key_data, key_size)) != FRESHET_OK ||
+    if ((result = changing_key_check(key_data, key_size)) != FRESHET_OK ||
         (result = changing_start(&c, cache, given, change)) != FRESHET_OK)
         return result;
     if (!value && value_size)
@@ -811,8 +789,7 @@ freshet_result freshet_invalidate(freshet *cache, const void *key, size_t key_si
     return freshet_invalidate_many(cache, &one, 1, options, change);
 }
 
-/* Hash the keys, in the order of their partitions: a backplane sends each partition's in one frame. */
-static struct remote_key *keys_for_remote(const struct key_space *space, const freshet_key *keys, size_t count)
+struct remote_key *changing_keys(const struct key_space *space, const freshet_key *keys, size_t count)
 {
     struct remote_key *remote = calloc(count, sizeof *remote);
     size_t n = 0;
@@ -839,7 +816,7 @@ freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, 
     if (!keys || count == 0 || count > UINT32_MAX / sizeof(struct remote_key))
         return fail(FRESHET_EINVAL, "freshet_invalidate_many: give 1 key or more");
     for (size_t i = 0; i < count; i++)
-        if ((result = key_check(keys[i].data, keys[i].size)) != FRESHET_OK)
+        if ((result = changing_key_check(keys[i].data, keys[i].size)) != FRESHET_OK)
             return result;
     if ((result = changing_start(&c, cache, given, change)) != FRESHET_OK)
         return result;
@@ -849,12 +826,12 @@ freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, 
             struct key key;
 
             key_make(&key, &c.host->control.space, keys[i].data, keys[i].size);
-            confirm.position = change_local_key(&c.host->control, &key);
+            confirm.position = changing_local(&c.host->control, &key);
         }
         confirm.version = clock_real_us();
         return changing_end(&c, FRESHET_OK, &confirm);
     }
-    invalidate.keys = keys_for_remote(&c.host->control.space, keys, count);
+    invalidate.keys = changing_keys(&c.host->control.space, keys, count);
     if (!invalidate.keys)
         return fail(FRESHET_ENOMEM, "no memory for %zu keys", count);
     invalidate.count = (uint32_t)count;
