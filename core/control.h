@@ -225,6 +225,8 @@ uint32_t control_outbox_recent(struct control *control, uint32_t partition, int6
                                uint8_t (*ret_hashes)[16]);
 /* How many wait (QUEUED, or orphaned), in all partitions or in one (UINT32_MAX: all). */
 uint32_t control_outbox_waiting(struct control *control, uint32_t partition);
+/* How many hide their keys: those that wait, and those on their way to Redis. */
+uint32_t control_outbox_count(const struct control *control);
 /* Is this key (or its partition, by a clear) in the outbox?  Called for each hit: one load when the outbox is empty. */
 bool control_outbox_pending_slow(const struct control *control, const struct key *key);
 /* Upper 48 bits: a version that every add raises; lower 16: 0 when nothing is in, else 1 + how many slots need looking

@@ -77,7 +77,7 @@ static void stat_coherence(struct control *control, freshet_stats *s)
     s->applied = atomic_load(&part->applied);
     s->floor = atomic_load(&part->floor);
     s->subscriber_pid = seat.holder ? seat.pid : 0;
-    s->outbox = control_outbox_waiting(control, UINT32_MAX);
+    s->outbox = control_outbox_count(control);
     s->partitions = control->space.partitions;
     s->fence_slots = control->space.fence_slots;
     for (size_t i = 0; i < slots; i++)

@@ -2,9 +2,8 @@
  * outbox.c - changes that Redis has not confirmed, in the control page, so that they survive any process.
  *
  * There is no count to leak: what is in the outbox is what its slots say.  A slot is one word and a hash.  The word
- * holds all that decides: state, kind, partition, and the owner, a process id with the process's start time (ids come
- * again).  Every step is one compare-and-swap of that word, so after kill -9 at any instruction each slot is in one of
- * these states:
+ * holds all that decides: state, kind, partition, and the owner (owner.h).  Every step is one compare-and-swap of that
+ * word, so after kill -9 at any instruction each slot is in one of these states:
  *
  *   FREE -> CLAIMED    the adder has it, the hash is not all there.  Nothing has been promised: it hides no key, and
  *                      when its owner is dead it is simply freed.
@@ -39,16 +38,9 @@
 
 #include <bytes.h>
 #include <clock.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <log.h>
+#include <owner.h>
 #include <page.h>
-#include <pthread.h>
-#include <signal.h>
 #include <step.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 /* A slot's word:  owner's start 27 | owner's pid 22 | 0, 6 | partition 4 | kind 2 | state 3.  Free: all 0.
  * A shared clear's:  start 27 | pid 22 | 0, 1 | generation 11 | state 3.
@@ -59,11 +51,6 @@
 #define PLACE_MASK 0x1f8u /* kind and partition */
 #define GENERATION_SHIFT 3
 #define GENERATION_MASK 0x7ffu
-#define OWNER_SHIFT 15
-#define OWNER_MASK (~(uint64_t)0 << OWNER_SHIFT)
-#define PID_MASK 0x3fffffu /* the kernel's own limit */
-#define START_SHIFT 22     /* within the owner */
-#define START_MASK 0x7ffffffu
 #define RECENT_BUSY 1u
 #define RECENT_FULL 2u
 #define RECENT_VERSION_SHIFT 2
@@ -76,116 +63,6 @@
 _Static_assert(CLEAR_BASE + FRESHET_PARTITIONS_MAX * (GENERATION_MASK + 1) - 1 <= UINT16_MAX,
                "a slot number has 16 bits");
 _Static_assert(FRESHET_PARTITIONS_MAX <= 16, "a word has 4 bits for the partition");
-
-/* ---- owners ---- */
-
-struct outbox_process {
-    uint64_t start; /* clock ticks since boot */
-    char state;     /* as in ps */
-    long threads;
-};
-
-/* What /proc says of a process; false when it says nothing. */
-static bool outbox_look_up(pid_t pid, struct outbox_process *ret_process)
-{
-    char path[40], text[512];
-    char *field, *rest;
-    ssize_t got;
-    int fd;
-
-    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
-        return false;
-    got = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (got <= 0)
-        return false;
-    text[got] = '\0';
-    if (!(field = strrchr(text, ')')) || field[1] != ' ') /* the name before it may hold anything */
-        return false;
-    *ret_process = (struct outbox_process){.state = field[2]};
-    field = strtok_r(field + 2, " ", &rest); /* field 3 */
-    for (int number = 3; field && number < 22; number++) {
-        if (number == 20)
-            ret_process->threads = strtol(field, NULL, 10);
-        field = strtok_r(NULL, " ", &rest);
-    }
-    if (!field)
-        return false;
-    ret_process->start = strtoull(field, NULL, 10);
-    return true;
-}
-
-/* A start time as it is kept; 0 stands for "not known". */
-static uint64_t outbox_start(uint64_t ticks)
-{
-    return (ticks & START_MASK) ? ticks & START_MASK : 1;
-}
-
-static _Atomic uint64_t outbox_myself; /* the owner bits of this process, once known */
-
-static void outbox_forget_myself(void)
-{
-    atomic_store(&outbox_myself, 0);
-}
-
-static void outbox_watch_forks(void)
-{
-    (void)pthread_atfork(NULL, NULL, outbox_forget_myself);
-}
-
-/* This process as an owner, in a word's place. */
-static uint64_t outbox_self(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    uint64_t self = atomic_load(&outbox_myself);
-    struct outbox_process process;
-    pid_t pid = getpid();
-
-    if (self != 0 && (self >> OWNER_SHIFT & PID_MASK) == (uint64_t)pid)
-        return self;
-    (void)pthread_once(&once, outbox_watch_forks);
-    self = (uint64_t)pid & PID_MASK;
-    if (outbox_look_up(pid, &process))
-        self |= outbox_start(process.start) << START_SHIFT;
-    self <<= OWNER_SHIFT;
-    atomic_store(&outbox_myself, self);
-    return self;
-}
-
-/* Does the owner in this word live?  In doubt it does: its entry then goes on hiding its keys. */
-static bool outbox_alive(uint64_t word)
-{
-    uint64_t owner = word >> OWNER_SHIFT;
-    pid_t pid = (pid_t)(owner & PID_MASK);
-    struct outbox_process process;
-
-    if (pid == 0)
-        return false;
-    if ((word & OWNER_MASK) == outbox_self())
-        return true;
-    if (kill(pid, 0) != 0 && errno == ESRCH)
-        return false;
-    if (!outbox_look_up(pid, &process))
-        return kill(pid, 0) == 0 || errno != ESRCH; /* gone meanwhile, or no /proc */
-    /* A zombie runs nothing any more, unless it is a main thread that left the others behind. */
-    if ((process.state == 'Z' || process.state == 'X') && process.threads <= 1)
-        return false;
-    return owner >> START_SHIFT == 0 || owner >> START_SHIFT == outbox_start(process.start);
-}
-
-/* The same for a walk over many slots, which mostly have few owners. */
-struct outbox_census {
-    uint64_t owner;
-    bool alive;
-};
-
-static bool outbox_alive_still(struct outbox_census *census, uint64_t word)
-{
-    if (census->owner != (word & OWNER_MASK) || census->owner == 0)
-        *census = (struct outbox_census){.owner = word & OWNER_MASK, .alive = outbox_alive(word)};
-    return census->alive;
-}
 
 /* ---- the words ---- */
 
@@ -269,13 +146,13 @@ const _Atomic uint64_t *control_outbox_word(const struct control *control)
 /* Free what dead processes have claimed and never filled; how many. */
 static uint32_t outbox_reap(struct control *control)
 {
-    struct outbox_census census = {0};
+    struct owner_census census = {0};
     uint32_t freed = 0;
 
     for (uint32_t i = 0; i < CONTROL_OUTBOX_SLOTS; i++) {
         uint64_t word = atomic_load(&control->outbox[i].word);
 
-        if (outbox_state(word) == OUTBOX_CLAIMED && !outbox_alive_still(&census, word))
+        if (outbox_state(word) == OUTBOX_CLAIMED && !owner_alive_still(&census, word))
             freed += outbox_swap(&control->outbox[i].word, word, 0);
     }
     return freed;
@@ -329,7 +206,7 @@ bool control_outbox_add(struct control *control, uint32_t partition, const uint8
                         uint16_t *ret_slots)
 {
     enum control_outbox_kind kind = hashes ? OUTBOX_KEY : OUTBOX_CLEAR;
-    uint64_t ours = outbox_self() | outbox_place(kind, partition);
+    uint64_t ours = owner_self() | outbox_place(kind, partition);
     uint32_t highest = 0;
 
     if (!hashes)
@@ -362,7 +239,7 @@ bool control_outbox_add(struct control *control, uint32_t partition, const uint8
 /* Own the next entry of the ring; NULL when all that come next are held up by others. */
 static struct control_recent *outbox_recent_claim(struct control *control, uint64_t *ret_word)
 {
-    struct outbox_census census = {0};
+    struct owner_census census = {0};
 
     for (int round = 0; round < 16; round++) {
         uint64_t number = atomic_fetch_add(&control->page->recent_next, 1);
@@ -370,9 +247,9 @@ static struct control_recent *outbox_recent_claim(struct control *control, uint6
         uint64_t seen = atomic_load(&entry->word);
         uint64_t version = ((seen >> RECENT_VERSION_SHIFT) + 1) & RECENT_VERSION_MASK;
 
-        if ((seen & RECENT_BUSY) && outbox_alive_still(&census, seen))
+        if ((seen & RECENT_BUSY) && owner_alive_still(&census, seen))
             continue;
-        *ret_word = outbox_self() | version << RECENT_VERSION_SHIFT | RECENT_BUSY;
+        *ret_word = owner_self() | version << RECENT_VERSION_SHIFT | RECENT_BUSY;
         if (outbox_swap(&entry->word, seen, *ret_word))
             return entry;
     }
@@ -439,7 +316,7 @@ static _Atomic uint64_t *outbox_taken_clear(struct control *control, uint32_t sl
     uint64_t generation = (slot - CLEAR_BASE) / FRESHET_PARTITIONS_MAX;
 
     *ret_seen = atomic_load(&control->page->outbox_clears[partition]);
-    if (*ret_seen != (outbox_self() | generation << GENERATION_SHIFT | OUTBOX_SENDING))
+    if (*ret_seen != (owner_self() | generation << GENERATION_SHIFT | OUTBOX_SENDING))
         return NULL;
     return &control->page->outbox_clears[partition];
 }
@@ -458,7 +335,7 @@ static void outbox_done_one(struct control *control, uint32_t slot, uint64_t pos
     }
     entry = &control->outbox[slot];
     seen = atomic_load(&entry->word);
-    if (outbox_state(seen) != OUTBOX_SENDING || (seen & OWNER_MASK) != outbox_self())
+    if (outbox_state(seen) != OUTBOX_SENDING || (seen & OWNER_MASK) != owner_self())
         return;
     if (position != 0 && (seen >> KIND_SHIFT & 3) == OUTBOX_KEY)
         outbox_remember(control, entry, (uint32_t)(seen >> PARTITION_SHIFT & 15), position);
@@ -487,7 +364,7 @@ void control_outbox_queue(struct control *control, const uint16_t *slots, uint32
             continue;
         }
         seen = atomic_load(&control->outbox[slots[i]].word);
-        if (outbox_state(seen) == OUTBOX_SENDING && (seen & OWNER_MASK) == outbox_self())
+        if (outbox_state(seen) == OUTBOX_SENDING && (seen & OWNER_MASK) == owner_self())
             (void)outbox_swap(&control->outbox[slots[i]].word, seen, (seen & PLACE_MASK) | OUTBOX_QUEUED);
     }
 }
@@ -495,14 +372,14 @@ void control_outbox_queue(struct control *control, const uint16_t *slots, uint32
 /* ---- taking over ---- */
 
 /* Does this entry wait for somebody to send it? */
-static bool outbox_waits(struct outbox_census *census, uint64_t word)
+static bool outbox_waits(struct owner_census *census, uint64_t word)
 {
     return outbox_state(word) == OUTBOX_QUEUED ||
-           (outbox_state(word) == OUTBOX_SENDING && !outbox_alive_still(census, word));
+           (outbox_state(word) == OUTBOX_SENDING && !owner_alive_still(census, word));
 }
 
 /* Take the partition's shared clear, if it waits. */
-static bool outbox_take_clear(struct control *control, uint32_t partition, struct outbox_census *census,
+static bool outbox_take_clear(struct control *control, uint32_t partition, struct owner_census *census,
                               uint16_t *ret_slot)
 {
     _Atomic uint64_t *word = &control->page->outbox_clears[partition];
@@ -510,7 +387,7 @@ static bool outbox_take_clear(struct control *control, uint32_t partition, struc
     uint64_t generation = ((seen >> GENERATION_SHIFT) + 1) & GENERATION_MASK;
 
     if (!outbox_waits(census, seen) ||
-        !outbox_swap(word, seen, outbox_self() | generation << GENERATION_SHIFT | OUTBOX_SENDING))
+        !outbox_swap(word, seen, owner_self() | generation << GENERATION_SHIFT | OUTBOX_SENDING))
         return false;
     *ret_slot = (uint16_t)(CLEAR_BASE + partition + FRESHET_PARTITIONS_MAX * generation);
     return true;
@@ -519,16 +396,16 @@ static bool outbox_take_clear(struct control *control, uint32_t partition, struc
 uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind,
                              uint32_t most, uint8_t (*ret_hashes)[16], uint16_t *ret_slots)
 {
-    uint64_t place = outbox_place(kind, partition), self = outbox_self();
+    uint64_t place = outbox_place(kind, partition), self = owner_self();
     uint32_t reach = outbox_reach(control), taken = 0;
-    struct outbox_census census = {0};
+    struct owner_census census = {0};
     bool freed = false;
 
     for (uint32_t i = 0; i < reach && taken < most; i++) {
         struct control_outbox *slot = &control->outbox[i];
         uint64_t seen = atomic_load(&slot->word);
 
-        if (outbox_state(seen) == OUTBOX_CLAIMED && !outbox_alive_still(&census, seen))
+        if (outbox_state(seen) == OUTBOX_CLAIMED && !owner_alive_still(&census, seen))
             freed |= outbox_swap(&slot->word, seen, 0);
         if ((seen & PLACE_MASK) != place || !outbox_waits(&census, seen) ||
             !outbox_swap(&slot->word, seen, self | place | OUTBOX_SENDING))
@@ -553,7 +430,7 @@ uint32_t control_outbox_take(struct control *control, uint32_t partition, enum c
 uint32_t control_outbox_waiting(struct control *control, uint32_t partition)
 {
     uint32_t reach = outbox_reach(control), waiting = 0;
-    struct outbox_census census = {0};
+    struct owner_census census = {0};
 
     if ((atomic_load(&control->page->outbox_word) & MARK_MASK) == 0)
         return 0;
@@ -567,6 +444,22 @@ uint32_t control_outbox_waiting(struct control *control, uint32_t partition)
             waiting += outbox_waits(&census, word);
     }
     return waiting;
+}
+
+uint32_t control_outbox_count(const struct control *control)
+{
+    uint32_t reach = outbox_reach(control), count = 0;
+
+    if ((atomic_load(&control->page->outbox_word) & MARK_MASK) == 0)
+        return 0;
+    for (uint32_t p = 0; p < control->space.partitions; p++)
+        count += outbox_state(atomic_load(&control->page->outbox_clears[p])) != OUTBOX_FREE;
+    for (uint32_t i = 0; i < reach; i++) {
+        enum control_outbox_state state = outbox_state(atomic_load(&control->outbox[i].word));
+
+        count += state == OUTBOX_SENDING || state == OUTBOX_QUEUED;
+    }
+    return count;
 }
 
 /* ---- the reader ---- */

@@ -279,7 +279,7 @@ typedef struct freshet_stats {
     uint32_t fence_slots;               /* in a partition's table */
     uint64_t fences;                    /* slots that have ever been raised */
     uint32_t partitions;
-    uint32_t outbox;        /* changes that wait for Redis now */
+    uint32_t outbox;        /* changes that Redis has not confirmed, on their way too: their keys are not served here */
     uint32_t processes;     /* that have the tier open */
     int32_t subscriber_pid; /* who listens for this host; 0: nobody */
     bool fleet;             /* the tier belongs to a fleet */

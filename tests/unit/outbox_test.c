@@ -118,6 +118,7 @@ TEST(what_is_added_hides_its_key_until_it_is_done)
     EXPECT(!pending(1) && !pending(6)); /* another key of the partition; another partition */
     b = added(6);
     EXPECT_EQ(control_outbox_waiting(&page, UINT32_MAX), 0); /* they are on the way */
+    EXPECT_EQ(control_outbox_count(&page), 2);               /* and hide their keys */
     done(a, 10);
     EXPECT(!pending(5) && pending(6));
     done(b, 11);
