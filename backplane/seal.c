@@ -15,9 +15,9 @@
 #include <string.h>
 
 static const uint8_t seal_frame_prefix[16] = "freshet frame 1"; /* its NUL belongs to it */
-static const uint8_t seal_answer_prefix[15] = "freshet seal 1"; /* likewise */
+static const uint8_t seal_answer_prefix[15] = "freshet seal 2"; /* likewise */
 
-#define SEAL_AD_HEAD 76u
+#define SEAL_AD_HEAD 77u
 #define SEAL_NONCE   crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 #define SEAL_TAG     crypto_aead_xchacha20poly1305_ietf_ABYTES
 
@@ -120,8 +120,9 @@ struct seal_place {
 static bool seal_place_init(struct seal_place *place, const struct seal_facts *facts, uint64_t key_id)
 {
     uint8_t *at = place->few;
+    size_t tags = (size_t)8 * facts->tag_count;
 
-    place->size = SEAL_AD_HEAD + (size_t)facts->key_size;
+    place->size = SEAL_AD_HEAD + tags + facts->key_size;
     if (place->size > sizeof place->few && !(at = malloc(place->size)))
         return false;
     place->bytes = at;
@@ -134,8 +135,11 @@ static bool seal_place_init(struct seal_place *place, const struct seal_facts *f
     bytes_put64(at + 48, facts->expiry_us);
     memcpy(at + 56, facts->cache, 16);
     bytes_put32(at + 72, facts->key_size);
+    at[76] = (uint8_t)facts->tag_count;
+    if (tags > 0)
+        memcpy(at + SEAL_AD_HEAD, facts->tags, tags);
     if (facts->key_size > 0)
-        memcpy(at + SEAL_AD_HEAD, facts->key, facts->key_size);
+        memcpy(at + SEAL_AD_HEAD + tags, facts->key, facts->key_size);
     return true;
 }
 

@@ -3,8 +3,9 @@
  * that includes <sodium.h>.  The algorithms are fixed here, never by what a message says.
  *
  * Sealed bytes = value key id (8) | nonce (24) | ciphertext and tag (value size + 16).
- * Additional data = "freshet seal 1\0" | kind (1) | key id (8) | version (8) | writer (8) | source version (8) |
- *                   expiry (8, us of Redis's time, 0: never) | cache hash (16) | key size (4) | key.
+ * Additional data = "freshet seal 2\0" | kind (1) | key id (8) | version (8) | writer (8) | source version (8) |
+ *                   expiry (8, us of Redis's time, 0: never) | cache hash (16) | key size (4) |
+ *                   count of tags (1) | tags (8 each) | key.
  * Integers are big-endian.
  */
 #ifndef BACKPLANE_SEAL_H
@@ -37,6 +38,8 @@ struct seal_facts {
     uint8_t cache[16];
     const void *key;
     uint32_t key_size;
+    const uint8_t *tags; /* 8 bytes each, as the record has them */
+    uint32_t tag_count;  /* at most 17 */
 };
 /* Seal; ret_sealed has room for size + SEAL_OVERHEAD. */
 freshet_result seal_value(struct keyring *keyring, const struct seal_facts *facts, const void *value, size_t size,

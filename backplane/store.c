@@ -56,6 +56,8 @@ static bool store_open(struct fleet *fleet, const struct remote_key *key, const 
         .expiry_us = record->expiry_us,
         .key = key->data,
         .key_size = key->size,
+        .tags = record->tags,
+        .tag_count = record->tag_count,
     };
 
     memcpy(facts.cache, fleet->cache, sizeof facts.cache);

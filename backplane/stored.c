@@ -10,7 +10,7 @@
 #include <bytes.h>
 #include <string.h>
 
-#define STORED_FORMAT     1
+#define STORED_FORMAT     2
 #define STORED_SEALED_MIN 48u /* SEAL_OVERHEAD: an empty value */
 
 /* The scripts' own form of a replication id: 40 hex digits. */
@@ -46,6 +46,26 @@ bool stored_head_decode(struct stored_head *ret_head, const void *bytes, size_t 
     return true;
 }
 
+/* What stands behind a record's fixed part; false when it is not what its state must have. */
+static bool stored_rest(struct stored_record *record, const uint8_t *rest, size_t size)
+{
+    if (record->state == STORED_TOMBSTONE) {
+        if (size % STORED_GUARD_SIZE != 0 || size / STORED_GUARD_SIZE > STORED_GUARDS_MAX)
+            return false;
+        record->guards = rest;
+        record->guard_count = (uint32_t)(size / STORED_GUARD_SIZE);
+        return true;
+    }
+    if ((record->state != STORED_VALUE && record->state != STORED_ABSENT) || size < 1 || rest[0] > STORED_TAGS_MAX ||
+        size < 1 + (size_t)8 * rest[0] + STORED_SEALED_MIN)
+        return false;
+    record->tags = rest + 1;
+    record->tag_count = rest[0];
+    record->sealed = record->tags + (size_t)8 * rest[0];
+    record->sealed_size = size - 1 - (size_t)8 * rest[0];
+    return record->state == STORED_VALUE || record->sealed_size == STORED_SEALED_MIN;
+}
+
 bool stored_record_decode(struct stored_record *ret_record, const void *bytes, size_t size)
 {
     const uint8_t *at = bytes;
@@ -65,27 +85,11 @@ bool stored_record_decode(struct stored_record *ret_record, const void *bytes, s
     record.ticket_epoch = bytes_get64(at + 76);
     record.ticket_position = bytes_get64(at + 84);
     record.ticket_until_us = bytes_get64(at + 92);
-    record.sealed = at + STORED_RECORD_HEAD;
-    record.sealed_size = size - STORED_RECORD_HEAD;
     if (record.born > BYTES_NUMBER_MAX || record.expiry_us > BYTES_NUMBER_MAX || record.changed_us > BYTES_NUMBER_MAX ||
         record.ticket_position > BYTES_NUMBER_MAX || record.ticket_until_us > BYTES_NUMBER_MAX)
         return false;
-    switch (record.state) {
-    case STORED_TOMBSTONE:
-        if (record.sealed_size != 0)
-            return false;
-        break;
-    case STORED_VALUE:
-        if (record.sealed_size < STORED_SEALED_MIN)
-            return false;
-        break;
-    case STORED_ABSENT:
-        if (record.sealed_size != STORED_SEALED_MIN)
-            return false;
-        break;
-    default:
+    if (!stored_rest(&record, at + STORED_RECORD_HEAD, size - STORED_RECORD_HEAD))
         return false;
-    }
     *ret_record = record;
     return true;
 }

@@ -25,7 +25,7 @@ from nacl import bindings, exceptions, signing
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "backplane" / "PROTOCOL.md"
 FRAME_PREFIX = b"freshet frame 1\0"
-SEAL_PREFIX = b"freshet seal 1\0"
+SEAL_PREFIX = b"freshet seal 2\0"
 KINDS = {1: "invalidate", 2: "put", 3: "clear"}
 
 
@@ -83,6 +83,14 @@ def key_hash(name, key):
     return siphash128(space_key(name), key)
 
 
+def tag_hash(name, tag):
+    return siphash128(space_key(name + b"\0tag"), tag)
+
+
+def namespace_hash(name, namespace):
+    return siphash128(space_key(name + b"\0namespace"), namespace)
+
+
 def partition_of(digest, partitions):
     return struct.unpack("<Q", digest[:8])[0] % partitions
 
@@ -121,7 +129,7 @@ def verify(message, trusted):
 # ---- sections 3 and 5: head, record, seal
 
 def head_decode(head):
-    expect(len(head) == 132 and head[:4] == b"FH\1\0", "magic, format and size of the head")
+    expect(len(head) == 132 and head[:4] == b"FH\2\0", "magic, format and size of the head")
     epoch, replid, position, clear, _, max_staleness, partitions, zero, registry = struct.unpack(
         ">8s40sQQQIHH16s", head[4:100])
     expect(re.fullmatch(rb"[0-9a-f]{40}", replid) and zero == 0 and clear <= position < 1 << 53, "fields of the head")
@@ -130,17 +138,24 @@ def head_decode(head):
 
 
 def record_decode(record):
-    expect(len(record) >= 100 and record[:3] == b"FR\1", "magic, format and size of the record")
+    expect(len(record) >= 100 and record[:3] == b"FR\2", "magic, format and size of the record")
     names = ["state", "born", "version", "writer", "source_version", "expiry", "changed", "seen", "ticket",
              "ticket_epoch", "ticket_position", "ticket_until"]
     fields = dict(zip(names, struct.unpack(">BQQQQQQQ16s8sQQ", record[3:100])))
-    fields["sealed"] = record[100:]
+    if fields["state"] == 0:
+        expect((len(record) - 100) % 24 == 0 and len(record) <= 100 + 24 * 64, "whole guards, at most 64")
+        fields["guards"] = [record[at:at + 24] for at in range(100, len(record), 24)]
+        return fields
+    count = record[100]
+    expect(count <= 17 and len(record) >= 101 + 8 * count + 48, "at most 17 tags, and a sealed answer")
+    fields["tags"] = [record[101 + 8 * i:109 + 8 * i] for i in range(count)]
+    fields["sealed"] = record[101 + 8 * count:]
     return fields
 
 
-def additional_data(kind, value_key_id, version, writer, source_version, expiry, cache, key):
-    return SEAL_PREFIX + struct.pack(">B8sQQQQ16sI", kind, value_key_id, version, writer, source_version, expiry, cache,
-                                     len(key)) + key
+def additional_data(kind, value_key_id, version, writer, source_version, expiry, cache, key, tags):
+    return SEAL_PREFIX + struct.pack(">B8sQQQQ16sIB", kind, value_key_id, version, writer, source_version, expiry, cache,
+                                     len(key), len(tags)) + b"".join(tags) + key
 
 
 def seal(value, ad, value_key, nonce):
@@ -187,18 +202,21 @@ def vectors():
     def signed(bytes_):
         return key_id(public) + sign.sign(FRAME_PREFIX + bytes_).signature + bytes_
 
-    value = b"hello, freshet"
-    ad = additional_data(1, key_id(value_key), version, writer, 42, expiry, cache, key)
-    absent_ad = additional_data(2, key_id(value_key), version, writer, 0, 0, cache, key)
+    value, tag, namespace = b"hello, freshet", b"region:eu", b"shop"
+    tags = [tag_hash(name, tag)[:8], namespace_hash(name, namespace)[:8]]
+    ad = additional_data(1, key_id(value_key), version, writer, 42, expiry, cache, key, tags)
+    absent_ad = additional_data(2, key_id(value_key), version, writer, 0, 0, cache, key, [])
     sealed, absent = seal(value, ad, value_key, nonce), seal(b"", absent_ad, value_key, nonce)
-    record = (b"FR\1\1" + struct.pack(">QQQQQQQ", position, version, writer, 42, expiry, version, 42)
-              + bytes(40) + sealed)
-    head = (b"FH\1\0" + epoch + b"0123456789abcdef0123456789abcdef01234567"
+    record = (b"FR\2\1" + struct.pack(">QQQQQQQ", position, version, writer, 42, expiry, version, 42)
+              + bytes(40) + b"\2" + b"".join(tags) + sealed)
+    head = (b"FH\2\0" + epoch + b"0123456789abcdef0123456789abcdef01234567"
             + struct.pack(">QQQIHH", position, position - 1, 0, 500, 1, 0) + bytes(range(16))
             + struct.pack(">QQQQ", position - 1, version, 0, version))
     return [
         ("name", name), ("key", key), ("space key", space_key(name)), ("cache hash", cache), ("key hash", first),
         ("partition of 16", struct.pack(">H", partition_of(first, 16))),
+        ("tag", tag), ("tag hash", tag_hash(name, tag)),
+        ("namespace", namespace), ("namespace hash", namespace_hash(name, namespace)),
         ("sign seed", seed), ("public key", public), ("key id", key_id(public)),
         ("body", body), ("signature", signed(body)[8:72]), ("signed message", signed(body)),
         ("channel message", struct.pack(">Q", position) + epoch + signed(body)),
@@ -332,7 +350,7 @@ def check_record(record, head, name, key, value, values):
     expect(record["sealed"][:8] in values, "a value key that the keyring has")
     value_key = values[record["sealed"][:8]]
     parts = [record["state"], key_id(value_key), record["version"], record["writer"], record["source_version"],
-             record["expiry"], key_hash(name, name), key]
+             record["expiry"], key_hash(name, name), key, record["tags"]]
     expect(unseal(record["sealed"], additional_data(*parts), value_key) == (value or b""), "the value expected")
     parts[2] += 1
     try:

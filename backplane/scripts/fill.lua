@@ -2,7 +2,7 @@
 --
 -- KEYS  head, record                    ARGV  context, ticket (16), state (1 value, 2 absent, 0 give back),
 -- Reply OK epoch position time                version (8), writer (8), source version (8), expiry us,
---                                             sealed (give back: empty), px ms (0: none)
+--                                             sealed (give back: empty), px ms (0: none), tags (8 each)
 --       REFUSED epoch position time     the ticket was broken, by a change, a clear, a new epoch or its time
 --       OUTDATED epoch position time    below the source version that the key has seen; the ticket is gone
 --

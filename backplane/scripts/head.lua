@@ -7,7 +7,8 @@
 -- Numbers are doubles: positions and times stay below 2^53 and are printed with %.0f.  Ids (epoch, writer, source
 -- version) use all 64 bits and stay strings of 8 bytes, which compare as the numbers they spell, byte by byte.
 
-local HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 132, 100, 64
+local FORMAT, HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 2, 132, 100, 64
+local TAGS_MAX, GUARDS_MAX = 17, 64 -- that a record may have
 local STEP = 4294967296 -- 2^32: how far a new epoch leaps over everything known
 local POSITION_MAX = 9007190664806400 -- 2^53 - 2^33: beyond it only a forger goes
 local REACH = 1125899906842624 -- 2^50 us, 35 years: nothing further beyond the clock is believed
@@ -45,7 +46,7 @@ end
 -- The head's fields; nil when it is absent or garbled.  `format` alone when it is another format's.
 local function head_decode(bytes)
     if not bytes or string.sub(bytes, 1, 2) ~= 'FH' then return nil end
-    if string.byte(bytes, 3) ~= 1 then return {format = string.byte(bytes, 3) or 0} end
+    if string.byte(bytes, 3) ~= FORMAT then return {format = string.byte(bytes, 3) or 0} end
     if #bytes ~= HEAD_SIZE then return nil end
     local h, _ = {}
     h.epoch, h.replid, h.position, h.clear, h.tag, h.max_staleness, h.partitions, _, h.registry, h.mark, h.mark_us,
@@ -56,7 +57,7 @@ local function head_decode(bytes)
 end
 
 local function head_write()
-    redis.call('SET', KEYS[1], 'FH\1\0' .. struct.pack(HEAD_FORMAT, head.epoch, head.replid, head.position, head.clear,
+    redis.call('SET', KEYS[1], 'FH' .. string.char(FORMAT, 0) .. struct.pack(HEAD_FORMAT, head.epoch, head.replid, head.position, head.clear,
         head.tag, head.max_staleness, head.partitions, 0, head.registry, head.mark, head.mark_us, head.reset,
         head.cleared_us))
 end
@@ -115,7 +116,7 @@ local function begin(log)
         return redis.error_reply('READONLY freshet: this server is a replica')
     end
     head = head_decode(get(KEYS[1]))
-    if head and head.format then return {'CONFLICT', 'format', decimal(head.format), '1'} end
+    if head and head.format then return {'CONFLICT', 'format', decimal(head.format), decimal(FORMAT)} end
     if head and head.partitions ~= context.partitions then
         return {'CONFLICT', 'partitions', decimal(head.partitions), decimal(context.partitions)}
     end
@@ -131,18 +132,30 @@ local function answer(status) return {status, head.epoch, decimal(head.position)
 
 -- A record's fields; nil when it is absent or garbled.
 local function record_decode(bytes)
-    if not bytes or #bytes < RECORD_HEAD or string.sub(bytes, 1, 3) ~= 'FR\1' then return nil end
+    if not bytes or #bytes < RECORD_HEAD or string.sub(bytes, 1, 2) ~= 'FR' or string.byte(bytes, 3) ~= FORMAT then
+        return nil
+    end
     local r = {state = string.byte(bytes, 4)}
     r.born, r.version, r.writer, r.source, r.expiry, r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position,
         r.ticket_until = struct.unpack(RECORD_FORMAT, bytes, 5)
     if r.state > 2 then return nil end
+    if r.state == 0 then -- behind a tombstone stand its guards, 24 bytes each
+        r.guards = string.sub(bytes, RECORD_HEAD + 1)
+        if #r.guards % 24 ~= 0 or #r.guards > 24 * GUARDS_MAX then return nil end
+    else -- behind the others the tags, 8 bytes each, and the sealed answer
+        local count = string.byte(bytes, RECORD_HEAD + 1) or TAGS_MAX + 1
+        if count > TAGS_MAX or #bytes < RECORD_HEAD + 1 + 8 * count then return nil end
+        r.tags = string.sub(bytes, RECORD_HEAD + 2, RECORD_HEAD + 1 + 8 * count)
+    end
     if r.born < head.reset then r.seen = NO_ID end -- a clear lets source versions begin again
     return r
 end
 
+-- A tombstone has no sealed answer, and perhaps guards; the others have one, and perhaps tags.
 local function record_encode(r, sealed)
-    return 'FR\1' .. string.char(r.state) .. struct.pack(RECORD_FORMAT, r.born, r.version, r.writer, r.source, r.expiry,
-        r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position, r.ticket_until) .. sealed
+    local rest = r.state == 0 and (r.guards or '') or string.char(#r.tags / 8) .. r.tags .. sealed
+    return 'FR' .. string.char(FORMAT, r.state) .. struct.pack(RECORD_FORMAT, r.born, r.version, r.writer, r.source, r.expiry,
+        r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position, r.ticket_until) .. rest
 end
 
 local function greater(a, b) return below(a, b) and b or a end
@@ -152,14 +165,14 @@ local function record_from(at)
     local r = {
         state = tonumber(ARGV[at]), version = ARGV[at + 1], writer = ARGV[at + 2], source = ARGV[at + 3],
         expiry = tonumber(ARGV[at + 4]), changed = 0, seen = ARGV[at + 3],
-        ticket = NO_TICKET, ticket_epoch = NO_ID, ticket_position = 0, ticket_until = 0,
+        ticket = NO_TICKET, ticket_epoch = NO_ID, ticket_position = 0, ticket_until = 0, tags = ARGV[at + 7] or '',
     }
     local sealed, px = ARGV[at + 5], tonumber(ARGV[at + 6])
     if (r.state ~= 1 and r.state ~= 2) or #r.version ~= 8 or #r.writer ~= 8 or #r.source ~= 8 then return nil end
     if not r.expiry or r.expiry < 0 or r.expiry > POSITION_MAX or not px or px < 0 or px > POSITION_MAX / 1000 then
         return nil
     end
-    if #sealed < 48 then return nil end
+    if #sealed < 48 or #r.tags % 8 ~= 0 or #r.tags > 8 * TAGS_MAX then return nil end
     return r, sealed, px
 end
 

@@ -1,8 +1,9 @@
 -- put.lua - store an answer for everybody: a change that brings the new answer along.
 --
 -- KEYS  head, log, record               ARGV  context, channel, signed message, state (1 value, 2 absent), version (8),
--- Reply OK epoch position time                writer (8), source version (8), expiry us, sealed, px ms (0: none)
---       OUTDATED epoch position time    below the source version that the key has seen: nothing was stored
+-- Reply OK epoch position time                writer (8), source version (8), expiry us, sealed, px ms (0: none),
+--       OUTDATED epoch position time          tags (8 each)
+-- OUTDATED: below the source version that the key has seen; nothing was stored.
 
 local record, sealed, px = record_from(4)
 if not record or #KEYS ~= 3 or #ARGV[3] < 128 then

@@ -790,7 +790,7 @@ TEST(garbage_records_are_misses_and_are_cured_by_the_next_write)
             for (size_t j = 0; j < sizes[i]; j++)
                 bytes[j] = round == 0 ? 0 : (uint8_t)test_random(&seed);
             if (round == 2)
-                memcpy(bytes, "FR\1\1", 4); /* it begins well */
+                memcpy(bytes, "FR\2\1", 4); /* it begins well */
             do_bytes(&redis, "SET", record_key("k"), NULL, bytes, sizes[i]);
             EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
             EXPECT_EQ(freshet_load(b, "k", 1, NULL, host_loader, "row", &buf, NULL), FRESHET_OK);
@@ -883,7 +883,7 @@ TEST(garbage_heads_are_survived)
             for (size_t j = 0; j < sizes[i]; j++)
                 bytes[j] = kind == 0 ? 0 : (uint8_t)test_random(&seed);
             if (kind == 2)
-                memcpy(bytes, "FH\1", 4);
+                memcpy(bytes, "FH\2", 4);
             EXPECT(test_until(host_put(a, "k", "old") == FRESHET_OK, 5000));
             do_bytes(&redis, "SET", PREFIX "head", NULL, bytes, sizes[i]);
             EXPECT(test_until(host_invalidate(a, "k") == FRESHET_OK, 20000));

@@ -298,6 +298,8 @@ struct content {
     const void *sealed;
     size_t size;
     uint64_t source, expiry_us, px_ms;
+    const void *tags;
+    size_t tags_size;
 };
 
 static const char sealed_text[] = "forty-eight bytes of overhead, and then the value's own";
@@ -316,6 +318,7 @@ static void word_content(struct words *words, const struct content *what)
     word_number(words, what->expiry_us);
     word(words, what->sealed, what->size);
     word_number(words, what->px_ms);
+    word(words, what->tags ? what->tags : "", what->tags_size);
 }
 
 static struct reply put_as(struct context now, const char *record, struct content what)
@@ -825,7 +828,7 @@ TEST(a_host_that_does_not_fit_the_fleet_changes_nothing)
     EXPECT_SAYS(report_as(now, host_id, 0, 10), "OK");
     EXPECT_EQ(head().max_staleness_ms, 500);
     EXPECT(ask("SETRANGE", HEAD, "2", "2", NULL).type == ':'); /* a format to come: '2' is 50 */
-    expect_conflict(context(), "format", "50", "1");
+    expect_conflict(context(), "format", "50", "2");
 }
 
 TEST(a_call_that_makes_no_sense_changes_nothing)
@@ -887,11 +890,19 @@ TEST(a_put_is_stored_as_it_came)
     EXPECT(pttl(some[0]) > 50000 && pttl(some[0]) <= 60000);
     reply = ticket_as(context(), some[0], 100);
     EXPECT_SAYS(reply, "RECORD");
-    EXPECT(reply.items[4].size == 100 + 256 && memcmp(reply.items[4].text + 100, sealed, 256) == 0);
+    EXPECT(reply.items[4].size == 101 + 256 && memcmp(reply.items[4].text + 101, sealed, 256) == 0);
     what.state = "2";
     what.size = 48;
+    what.tags = sealed;
+    what.tags_size = 136; /* all that there may be */
     EXPECT_SAYS(put_as(context(), some[0], what), "OK");
-    EXPECT_EQ(record(some[0]).state, STORED_ABSENT);
+    got = record(some[0]);
+    EXPECT(got.state == STORED_ABSENT && got.tag_count == 17 && memcmp(got.tags, sealed, 136) == 0);
+    EXPECT(got.sealed_size == 48);
+    what.tags_size = 144;
+    EXPECT(put_as(context(), some[0], what).type == '-');
+    what.tags_size = 7;
+    EXPECT(put_as(context(), some[0], what).type == '-');
 }
 
 TEST(only_what_never_expires_stays_for_ever)

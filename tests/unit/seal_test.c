@@ -46,15 +46,20 @@ static struct keyring *other_keyring(void)
 
 static struct seal_facts page_facts(void)
 {
+    static uint8_t tags[16];
     struct seal_facts facts = {.kind = 1,
                                .version = 1750000000000000,
                                .writer = 0x1122334455667788,
                                .source_version = 42,
                                .expiry_us = 1750000060000000,
                                .key = "customer:1",
-                               .key_size = 10};
+                               .key_size = 10,
+                               .tags = tags,
+                               .tag_count = 2};
 
     remote_hash("orders", "orders", 6, facts.cache);
+    memcpy(tags, vector_of("tag hash").bytes, 8);
+    memcpy(tags + 8, vector_of("namespace hash").bytes, 8);
     return facts;
 }
 
@@ -122,7 +127,7 @@ TEST(the_pages_sealed_answers_open)
     EXPECT(seal_open(keyring, &facts, sealed.bytes, sealed.size, got));
     EXPECT(vector_is(&value, got, sealed.size - SEAL_OVERHEAD));
     facts.kind = 2;
-    facts.source_version = facts.expiry_us = 0;
+    facts.source_version = facts.expiry_us = facts.tag_count = 0;
     EXPECT_EQ(absent.size, SEAL_OVERHEAD);
     EXPECT(seal_open(keyring, &facts, absent.bytes, absent.size, NULL));
     keyring_close(keyring);
@@ -141,7 +146,10 @@ TEST(an_answer_opens_only_in_its_place)
     struct vector sealed = vector_of("sealed");
     struct keyring *keyring = page_keyring(), *other = other_keyring();
     struct seal_facts right = page_facts();
-    uint8_t got[64];
+    uint8_t got[64], swapped[16];
+
+    memcpy(swapped, right.tags + 8, 8);
+    memcpy(swapped + 8, right.tags, 8);
 
     REFUSES(facts.kind = 2);
     REFUSES(facts.version++);
@@ -152,6 +160,10 @@ TEST(an_answer_opens_only_in_its_place)
     REFUSES(facts.key = "customer:2");
     REFUSES(facts.key_size = 9);
     REFUSES(facts.key_size = 0);
+    REFUSES(facts.tag_count = 0);
+    REFUSES(facts.tag_count = 1);
+    REFUSES(facts.tags += 8; facts.tag_count = 1);
+    REFUSES(facts.tags = swapped);
     EXPECT(!seal_open(other, &right, sealed.bytes, sealed.size, got));
     for (size_t i = 0; i < sealed.size; i++) {
         sealed.bytes[i] ^= 1;

@@ -28,8 +28,8 @@ TEST(a_garbled_head_is_no_head)
     } spoils[] = {
         {0, 'f'},
         {1, 'R'},
-        {2, 0},
-        {2, 2},
+        {2, 1},
+        {2, 3},
         {12, 'g'},
         {51, 0},
         {52, 0x20} /* 2^61 */,
@@ -51,7 +51,8 @@ TEST(a_garbled_head_is_no_head)
 
 TEST(a_record_is_read_as_the_page_says)
 {
-    struct vector bytes = vector_of("record"), sealed = vector_of("sealed");
+    struct vector bytes = vector_of("record"), sealed = vector_of("sealed"), tag = vector_of("tag hash"),
+                  space = vector_of("namespace hash");
     struct stored_record record;
 
     EXPECT(stored_record_decode(&record, bytes.bytes, bytes.size));
@@ -65,6 +66,8 @@ TEST(a_record_is_read_as_the_page_says)
     EXPECT_EQ(record.source_seen, 42);
     EXPECT_EQ(record.ticket_until_us, 0);
     EXPECT(vector_is(&sealed, record.sealed, record.sealed_size));
+    EXPECT_EQ(record.tag_count, 2);
+    EXPECT(memcmp(record.tags, tag.bytes, 8) == 0 && memcmp(record.tags + 8, space.bytes, 8) == 0);
 }
 
 TEST(ids_use_all_bits_and_numbers_do_not)
@@ -88,24 +91,44 @@ TEST(ids_use_all_bits_and_numbers_do_not)
     }
 }
 
-TEST(states_have_the_sealed_bytes_that_belong_to_them)
+TEST(states_have_the_bytes_that_belong_to_them)
+{
+    struct vector bytes = vector_of("record");
+    const size_t least = STORED_RECORD_HEAD + 1 + 16 + 48;
+    struct stored_record record;
+
+    for (size_t size = 0; size < least; size++)
+        EXPECT(!stored_record_decode(&record, bytes.bytes, size));
+    EXPECT(stored_record_decode(&record, bytes.bytes, least) && record.sealed_size == 48 && record.tag_count == 2);
+    bytes.bytes[3] = STORED_ABSENT;
+    EXPECT(stored_record_decode(&record, bytes.bytes, least));
+    EXPECT(!stored_record_decode(&record, bytes.bytes, least + 1));
+    EXPECT(!stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD));
+    bytes.bytes[3] = 3;
+    EXPECT(!stored_record_decode(&record, bytes.bytes, bytes.size));
+    bytes.bytes[3] = STORED_VALUE;
+    bytes.bytes[2] = 1;
+    EXPECT(!stored_record_decode(&record, bytes.bytes, bytes.size));
+}
+
+TEST(tags_and_guards_are_counted)
 {
     struct vector bytes = vector_of("record");
     struct stored_record record;
 
-    for (size_t size = 0; size < STORED_RECORD_HEAD + 48; size++)
-        EXPECT(!stored_record_decode(&record, bytes.bytes, size));
-    EXPECT(stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + 48) && record.sealed_size == 48);
-    bytes.bytes[3] = STORED_ABSENT;
-    EXPECT(stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + 48));
-    EXPECT(!stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + 49));
-    EXPECT(!stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD));
+    for (unsigned count = 0; count < 256; count++) {
+        bytes.bytes[STORED_RECORD_HEAD] = (uint8_t)count;
+        bool fits = stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + 1 + 8 * (size_t)count + 48);
+
+        EXPECT_EQ(fits, count <= STORED_TAGS_MAX);
+        EXPECT(!fits || (record.tag_count == count && record.sealed_size == 48));
+        EXPECT(!stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + 8 * (size_t)count + 48));
+    }
     bytes.bytes[3] = STORED_TOMBSTONE;
-    EXPECT(stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD) && record.sealed_size == 0);
-    EXPECT(!stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + 1));
-    bytes.bytes[3] = 3;
-    EXPECT(!stored_record_decode(&record, bytes.bytes, bytes.size));
-    bytes.bytes[3] = STORED_VALUE;
-    bytes.bytes[2] = 2;
-    EXPECT(!stored_record_decode(&record, bytes.bytes, bytes.size));
+    for (size_t rest = 0; rest < 24 * 66; rest++) {
+        bool fits = stored_record_decode(&record, bytes.bytes, STORED_RECORD_HEAD + rest);
+
+        EXPECT_EQ(fits, rest % STORED_GUARD_SIZE == 0 && rest <= STORED_GUARD_SIZE * STORED_GUARDS_MAX);
+        EXPECT(!fits || (record.guard_count == rest / 24 && record.sealed_size == 0 && record.tag_count == 0));
+    }
 }
