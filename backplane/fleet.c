@@ -96,6 +96,7 @@ void fleet_name(struct fleet_names *names, const char *name, uint32_t partition)
     (void)snprintf(names->log, sizeof names->log, "%slog", prefix);
     (void)snprintf(names->hosts, sizeof names->hosts, "%shosts", prefix);
     (void)snprintf(names->channel, sizeof names->channel, "%sframes", prefix);
+    (void)snprintf(names->tagfence, sizeof names->tagfence, "%stagfence", prefix);
     (void)snprintf(names->record, sizeof names->record, "%srecord:", prefix);
     names->record_size = strlen(names->record);
 }

@@ -37,6 +37,7 @@
 /* A partition's names in Redis. */
 struct fleet_names {
     char head[FLEET_NAME_SIZE], log[FLEET_NAME_SIZE], hosts[FLEET_NAME_SIZE], channel[FLEET_NAME_SIZE];
+    char tagfence[FLEET_NAME_SIZE];
     char record[FLEET_NAME_SIZE]; /* what stands before the 32 digits */
     size_t record_size;
 };

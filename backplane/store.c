@@ -201,8 +201,9 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
     const struct fleet_names *names = &fleet->names[key->partition];
     uint8_t context[FLEET_CONTEXT_SIZE];
     char name[FLEET_NAME_SIZE];
-    const char *argv[] = {names->head, name, (const char *)context, life};
-    size_t sizes[] = {strlen(names->head), fleet_record_name(names, key->hash, name), sizeof context, strlen(life)};
+    const char *argv[] = {names->head, name, names->tagfence, (const char *)context, life};
+    size_t sizes[] = {strlen(names->head), fleet_record_name(names, key->hash, name), strlen(names->tagfence),
+                      sizeof context, strlen(life)};
     struct resp *reply = NULL;
     struct remote_part page;
     struct answer said;
@@ -215,7 +216,7 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
     remote_part(fleet->host, key->partition, &page);
     fleet_context(fleet, page.epoch, 0, context);
     answer->asked_ns = fleet_now_ns();
-    result = lines_script(fleet->lines, SCRIPT_TICKET, 2, 4, argv, sizes, deadline_ns, &reply, NULL);
+    result = lines_script(fleet->lines, SCRIPT_TICKET, 3, 5, argv, sizes, deadline_ns, &reply, NULL);
     if (result != FRESHET_OK)
         return result;
     if (!answer_read(&said, reply) || said.status == ANSWER_CONFLICT) {
@@ -283,6 +284,7 @@ static freshet_result store_fill_send(struct fleet *fleet, const struct remote_k
     (void)snprintf(px, sizeof px, "%" PRIu32, ttl_ms);
     fleet_word_text(&words, names->head);
     fleet_word(&words, name, fleet_record_name(names, key->hash, name));
+    fleet_word_text(&words, names->tagfence);
     fleet_word(&words, context, sizeof context);
     fleet_word(&words, ticket->id, sizeof ticket->id);
     fleet_word_text(&words, state);
@@ -292,7 +294,7 @@ static freshet_result store_fill_send(struct fleet *fleet, const struct remote_k
     fleet_word_text(&words, expiry);
     fleet_word(&words, sealed_size ? (const char *)sealed : "", sealed_size);
     fleet_word_text(&words, px);
-    result = lines_script(fleet->lines, SCRIPT_FILL, 2, words.count, argv, sizes, deadline_ns, ret_reply, NULL);
+    result = lines_script(fleet->lines, SCRIPT_FILL, 3, words.count, argv, sizes, deadline_ns, ret_reply, NULL);
     if (result == FRESHET_OK && (!answer_read(ret_said, *ret_reply) || ret_said->status == ANSWER_CONFLICT))
         return remote_fail(FRESHET_EREDIS, "Redis answered the fill script with: %.200s", ret_said->text);
     return result;

@@ -154,8 +154,9 @@ def record_decode(record):
 
 
 def additional_data(kind, value_key_id, version, writer, source_version, expiry, cache, key, tags):
-    return SEAL_PREFIX + struct.pack(">B8sQQQQ16sIB", kind, value_key_id, version, writer, source_version, expiry, cache,
-                                     len(key), len(tags)) + b"".join(tags) + key
+    fixed = struct.pack(">B8sQQQQ16sIB", kind, value_key_id, version, writer, source_version, expiry, cache, len(key),
+                        len(tags))
+    return SEAL_PREFIX + fixed + b"".join(tags) + key
 
 
 def seal(value, ad, value_key, nonce):

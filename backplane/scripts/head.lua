@@ -57,9 +57,9 @@ local function head_decode(bytes)
 end
 
 local function head_write()
-    redis.call('SET', KEYS[1], 'FH' .. string.char(FORMAT, 0) .. struct.pack(HEAD_FORMAT, head.epoch, head.replid, head.position, head.clear,
-        head.tag, head.max_staleness, head.partitions, 0, head.registry, head.mark, head.mark_us, head.reset,
-        head.cleared_us))
+    redis.call('SET', KEYS[1], 'FH' .. string.char(FORMAT, 0) .. struct.pack(HEAD_FORMAT, head.epoch, head.replid,
+        head.position, head.clear, head.tag, head.max_staleness, head.partitions, 0, head.registry, head.mark,
+        head.mark_us, head.reset, head.cleared_us))
 end
 
 -- The last id that a log ever gave; 0 when there is no log.  Something else in its place counts as the highest id.
@@ -154,8 +154,33 @@ end
 -- A tombstone has no sealed answer, and perhaps guards; the others have one, and perhaps tags.
 local function record_encode(r, sealed)
     local rest = r.state == 0 and (r.guards or '') or string.char(#r.tags / 8) .. r.tags .. sealed
-    return 'FR' .. string.char(FORMAT, r.state) .. struct.pack(RECORD_FORMAT, r.born, r.version, r.writer, r.source, r.expiry,
-        r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position, r.ticket_until) .. rest
+    return 'FR' .. string.char(FORMAT, r.state) .. struct.pack(RECORD_FORMAT, r.born, r.version, r.writer, r.source,
+        r.expiry, r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position, r.ticket_until) .. rest
+end
+
+-- A word of the table of tags; nil when it has none, or is none.
+local function tag_word(key, slot)
+    local bytes = redis.pcall('GETRANGE', key, 8 * slot, 8 * slot + 7)
+    return type(bytes) == 'string' and #bytes == 8 and u64(bytes) or nil
+end
+
+-- The slot of a tag: the low word of its hash, which is little-endian, mod 4,096; word 0 is the table's own.
+local function tag_slot(bytes, at)
+    local low, high = string.byte(bytes, at, at + 1)
+    return 1 + low + high % 16 * 256
+end
+
+-- Has none of these tags changed since the position `since`?  The table holds the changes up to its word 0; where that
+-- is not what the head says the table was lost, and any tag may have changed.
+local function tags_stand(key, tags, since)
+    if tags == '' or head.tag <= since then return true end
+    local whole = tag_word(key, 0)
+    if not whole or whole < head.tag or whole > head.position then return false end
+    for at = 1, #tags, 8 do
+        local changed = tag_word(key, tag_slot(tags, at))
+        if not changed or changed > since then return false end
+    end
+    return true
 end
 
 local function greater(a, b) return below(a, b) and b or a end

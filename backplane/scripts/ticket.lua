@@ -1,13 +1,13 @@
 -- ticket.lua - an answer, or the right to fill what is missing, for one caller at a time.
 --
--- KEYS  head, record                    ARGV  context (its last 16 bytes name the ticket), ticket's life in ms
+-- KEYS  head, record, table of tags     ARGV  context (its last 16 bytes name the ticket), ticket's life in ms
 -- Reply RECORD epoch position time bytes
 --       WAIT epoch position time        somebody else has the ticket
 --       TICKET epoch position time prefer_primary ("1" or "0")
 
 local TICKET_MS_MAX, KEEP_MS = 600000, 86400000
 local life = tonumber(ARGV[2])
-if not life or life < 1 or #KEYS ~= 2 then return redis.error_reply('ERR freshet: a ticket that makes no sense') end
+if not life or life < 1 or #KEYS ~= 3 then return redis.error_reply('ERR freshet: a ticket that makes no sense') end
 local done = begin()
 if done then return done end
 
@@ -15,7 +15,7 @@ life = math.min(life, TICKET_MS_MAX)
 local bytes = get(KEYS[2])
 local old = record_decode(bytes)
 if old and old.state ~= 0 and old.born >= head.clear and old.born <= head.position
-    and (old.expiry == 0 or old.expiry > now) then
+    and (old.expiry == 0 or old.expiry > now) and tags_stand(KEYS[3], old.tags, old.born) then
     local reply = answer('RECORD')
     reply[5] = bytes
     return reply

@@ -183,6 +183,7 @@ static struct reply ask(const char *first, ...)
 #define LOG     PREFIX "log"
 #define HOSTS   PREFIX "hosts"
 #define RECORD  PREFIX "record:"
+#define TABLE   PREFIX "tagfence"
 #define CHANNEL PREFIX "frames"
 #define LEAP    (UINT64_C(1) << 32)
 
@@ -282,6 +283,46 @@ static struct reply change(struct context now, int keys, const char *const *name
     return wire_ask(wire, &words);
 }
 
+/* A tag's hash, as it stands in a record (its first 8 bytes) and in a message; its slot is `low` mod 4,096, plus 1 for
+ * the table's own word. */
+static const uint8_t *tag(uint16_t low)
+{
+    uint8_t *hash = arena_take(16);
+
+    memset(hash, 0xee, 16);
+    hash[0] = (uint8_t)low;
+    hash[1] = (uint8_t)(low >> 8);
+    return hash;
+}
+
+static struct reply change_tags_as(struct context now, int count, const uint8_t *const *hashes)
+{
+    size_t size = FRAME_SIGNED_HEAD + FRAME_BODY_HEAD + (size_t)count * 16;
+    struct words words = script(SCRIPT_CHANGE, 3);
+    uint8_t *message = arena_take(size);
+
+    memset(message, '\r', size);
+    for (int i = 0; i < count; i++)
+        memcpy(message + FRAME_SIGNED_HEAD + FRAME_BODY_HEAD + (size_t)i * 16, hashes[i], 16);
+    word_text(&words, HEAD);
+    word_text(&words, LOG);
+    word_text(&words, TABLE);
+    word_context(&words, &now);
+    word_text(&words, CHANNEL);
+    word(&words, message, size);
+    word_text(&words, "tags");
+    word_id(&words, 0);
+    word_number(&words, 0);
+    return wire_ask(wire, &words);
+}
+
+static struct reply change_tag(uint16_t low)
+{
+    const uint8_t *hash = tag(low);
+
+    return change_tags_as(context(), 1, &hash);
+}
+
 static struct reply invalidate(const char *record)
 {
     return change(context(), 1, &record, 0, 0);
@@ -342,10 +383,11 @@ static struct reply put(const char *record, uint64_t source)
 
 static struct reply ticket_as(struct context now, const char *record, uint64_t ms)
 {
-    struct words words = script(SCRIPT_TICKET, 2);
+    struct words words = script(SCRIPT_TICKET, 3);
 
     word_text(&words, HEAD);
     word_text(&words, record);
+    word_text(&words, TABLE);
     word_context(&words, &now);
     word_number(&words, ms);
     return wire_ask(wire, &words);
@@ -353,10 +395,11 @@ static struct reply ticket_as(struct context now, const char *record, uint64_t m
 
 static struct reply fill_as(struct context now, const uint8_t ticket[16], const char *record, struct content what)
 {
-    struct words words = script(SCRIPT_FILL, 2);
+    struct words words = script(SCRIPT_FILL, 3);
 
     word_text(&words, HEAD);
     word_text(&words, record);
+    word_text(&words, TABLE);
     word_context(&words, &now);
     word(&words, ticket, 16);
     word_content(&words, &what);
@@ -494,7 +537,7 @@ static long long writes(void)
     return atoll(at + strlen("rdb_changes_since_last_save:"));
 }
 
-static const char *const some[] = {RECORD "a", RECORD "b", RECORD "c"};
+static const char *const some[] = {RECORD "a", RECORD "b", RECORD "c", RECORD "d"};
 
 /* ---- epochs and positions ------------------------------------------------------------------------------------ */
 
@@ -1504,4 +1547,171 @@ TEST(scripts_are_known_by_their_sha1)
         EXPECT(reply.type == '$' && strcmp(reply.text, script_texts[i].sha1) == 0);
         EXPECT(strlen(script_texts[i].text) == script_texts[i].size && script_texts[i].name[0]);
     }
+}
+
+/* ---- tags ---------------------------------------------------------------------------------------------------- */
+
+/* A word of the table; 0: it has none. */
+static uint64_t table_word(unsigned slot)
+{
+    char from[16], to[16];
+    struct reply bytes;
+
+    snprintf(from, sizeof from, "%u", slot * 8);
+    snprintf(to, sizeof to, "%u", slot * 8 + 7);
+    bytes = ask("GETRANGE", TABLE, from, to, NULL);
+    return bytes.size == 8 ? get64(bytes.text) : 0;
+}
+
+static struct content tagged(const uint8_t *hash)
+{
+    struct content what = content(0);
+
+    what.tags = hash;
+    what.tags_size = 8;
+    return what;
+}
+
+TEST(a_tag_change_takes_a_position_and_a_place_in_the_table)
+{
+    const uint8_t *hashes[3];
+    struct reply reply;
+    uint64_t position;
+    long long logged;
+
+    start(NULL);
+    hashes[0] = tag(0);
+    hashes[1] = tag(4095);
+    hashes[2] = tag(0x1fff); /* shares the slot of the one before */
+    EXPECT_SAYS(put_as(context(), some[0], tagged(tag(7))), "OK");
+    position = head().position;
+    logged = atoll(ask("XLEN", LOG, NULL).text);
+    EXPECT_EQ(head().newest_tag, 0);
+    reply = change_tags_as(context(), 3, hashes);
+    EXPECT_SAYS(reply, "OK");
+    EXPECT_EQ(position_of(reply), position + 1);
+    EXPECT(head().position == position + 1 && head().newest_tag == position + 1 && head().clear < position);
+    EXPECT_EQ(atoll(ask("XLEN", LOG, NULL).text), logged + 1);
+    EXPECT_EQ(atoll(ask("STRLEN", TABLE, NULL).text), 8 * 4097);
+    EXPECT(table_word(0) == position + 1 && table_word(1) == position + 1 && table_word(4096) == position + 1);
+    EXPECT(table_word(2) == 0 && table_word(4095) == 0);
+    EXPECT_SAYS(ticket_as(context(), some[0], 100), "RECORD"); /* of another tag */
+    EXPECT_SAYS(change_tag(1), "OK");
+    EXPECT(table_word(0) == position + 2 && table_word(1) == position + 1 && table_word(2) == position + 2);
+}
+
+TEST(a_record_older_than_its_tags_change_is_a_miss)
+{
+    const uint8_t *theirs;
+    struct content two;
+    uint8_t both[16];
+
+    start(NULL);
+    theirs = tag(100);
+    memcpy(both, tag(200), 8);
+    memcpy(both + 8, theirs, 8);
+    two = tagged(both);
+    two.tags_size = 16;
+    EXPECT_SAYS(put_as(context(), some[0], tagged(theirs)), "OK");
+    EXPECT_SAYS(put_as(context(), some[1], two), "OK");
+    EXPECT_SAYS(put(some[2], 0), "OK");
+    EXPECT_SAYS(change_tag(99), "OK");
+    for (int i = 0; i < 3; i++)
+        EXPECT_SAYS(ticket_as(context(), some[i], 100), "RECORD");
+    EXPECT_SAYS(change_tag(100), "OK");
+    EXPECT_SAYS(put_as(context(), some[3], tagged(theirs)), "OK"); /* after it: this one counts */
+    EXPECT_SAYS(ticket_as(context(), some[2], 100), "RECORD");     /* has no tags */
+    EXPECT_SAYS(ticket_as(context(), some[3], 100), "RECORD");
+    EXPECT_SAYS(ticket_as(context(), some[0], 100), "TICKET");
+    EXPECT_SAYS(ticket_as(context(), some[1], 100), "TICKET");
+    EXPECT_SAYS(change_tag(100), "OK");
+    EXPECT_SAYS(ticket_as(context(), some[3], 100), "TICKET");
+}
+
+TEST(a_fill_whose_tag_changed_during_the_load_is_refused)
+{
+    struct context holder = context();
+    struct reply reply;
+
+    start(NULL);
+    EXPECT_SAYS(change_tag(5), "OK"); /* long before: no matter */
+    EXPECT_SAYS(ticket_as(holder, some[0], 1000), "TICKET");
+    EXPECT_SAYS(change_tag(6), "OK");
+    EXPECT_SAYS(ticket_as(context(), some[0], 100), "WAIT"); /* nobody knows yet what tags it will have */
+    EXPECT_SAYS(fill_as(context(), holder.ticket, some[0], tagged(tag(6))), "REFUSED");
+    EXPECT_EQ(ask("GET", some[0], NULL).type, '0'); /* the ticket went with it */
+    holder = context();
+    reply = ticket_as(holder, some[0], 1000); /* the broken one holds up nobody */
+    EXPECT_SAYS(reply, "TICKET");
+    EXPECT(strcmp(reply.items[4].text, "1") == 0); /* a database's replica may not have the change that tag 6 told of */
+    EXPECT_SAYS(fill_as(context(), holder.ticket, some[0], tagged(tag(6))), "OK");
+    EXPECT_SAYS(ticket_as(context(), some[0], 100), "RECORD");
+
+    EXPECT_SAYS(ticket_as(holder = context(), some[1], 1000), "TICKET");
+    EXPECT_SAYS(change_tag(6), "OK");
+    EXPECT_SAYS(fill_as(context(), holder.ticket, some[1], tagged(tag(5))), "OK"); /* of another tag: kept */
+    EXPECT_SAYS(ticket_as(holder = context(), some[2], 1000), "TICKET");
+    EXPECT_SAYS(change_tag(6), "OK");
+    EXPECT_SAYS(fill(&holder, some[2], 0), "OK"); /* of none */
+}
+
+TEST(a_table_that_was_lost_voids_what_it_may_have_voided)
+{
+    static const char *const spoils[][4] = {
+        {"DEL", TABLE},
+        {"SETRANGE", TABLE, "0", "\x01\x01\x01\x01\x01\x01\x01\x01"}, /* of a time to come */
+        {"SET", TABLE, "short"},
+        {"LPUSH", TABLE "x", "list"}, /* and renamed, below */
+    };
+
+    start(NULL);
+    for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
+        struct context holder = context();
+        uint64_t last;
+
+        EXPECT(ask("FLUSHALL", NULL).type == '+');
+        EXPECT_SAYS(put_as(context(), some[0], tagged(tag(100))), "OK");
+        EXPECT_SAYS(put(some[2], 0), "OK");
+        EXPECT_SAYS(ticket_as(holder, some[3], 60000), "TICKET");
+        EXPECT_SAYS(change_tag(5), "OK");
+        last = head().newest_tag;
+        EXPECT_SAYS(put_as(context(), some[1], tagged(tag(100))), "OK");
+        EXPECT(ask(spoils[i][0], spoils[i][1], spoils[i][2], spoils[i][3], NULL).type != '-');
+        if (i == 3)
+            EXPECT(ask("RENAME", TABLE "x", TABLE, NULL).type == '+');
+        EXPECT_SAYS(ticket_as(context(), some[2], 100), "RECORD"); /* no tags: no doubt */
+        EXPECT_SAYS(ticket_as(context(), some[1], 100), "RECORD"); /* born after the last change */
+        EXPECT_SAYS(ticket_as(context(), some[0], 100), "TICKET"); /* its tag may have changed */
+        EXPECT_SAYS(fill_as(context(), holder.ticket, some[3], tagged(tag(100))), "REFUSED");
+        EXPECT_SAYS(change_tag(6), "OK"); /* writes a whole one */
+        EXPECT_EQ(atoll(ask("STRLEN", TABLE, NULL).text), 8 * 4097);
+        EXPECT(table_word(0) == head().position && table_word(7) == head().position && table_word(101) == last);
+        EXPECT_SAYS(ticket_as(context(), some[1], 100), "RECORD");
+    }
+}
+
+TEST(a_new_epoch_needs_no_table)
+{
+    start(NULL);
+    EXPECT_SAYS(put_as(context(), some[0], tagged(tag(100))), "OK");
+    EXPECT_SAYS(change_tag(5), "OK");
+    spoil64(HEAD, "12", 0x3031323334353637);                   /* of another server */
+    EXPECT_SAYS(ticket_as(context(), some[0], 100), "TICKET"); /* void by the epoch's beginning */
+    EXPECT_EQ(head().newest_tag, 0);
+    EXPECT_SAYS(put_as(context(), some[1], tagged(tag(5))), "OK");
+    EXPECT_SAYS(ticket_as(context(), some[1], 100), "RECORD");
+    EXPECT_SAYS(change_tag(5), "OK");
+    EXPECT_SAYS(ticket_as(context(), some[1], 100), "TICKET");
+}
+
+TEST(a_tag_change_that_makes_no_sense_changes_nothing)
+{
+    struct context now = context();
+    long long written;
+
+    start(NULL);
+    EXPECT_SAYS(report(0, 0, 0), "OK");
+    written = writes();
+    EXPECT(change_tags_as(now, 0, NULL).type == '-');
+    EXPECT_EQ(writes(), written);
 }
