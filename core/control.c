@@ -51,7 +51,7 @@
 struct control_plan {
     uint64_t tier_size;
     uint32_t partitions, fence_slots, touch_slots;
-    size_t parts, outbox, recent, fences, touched, size; /* offsets in the file */
+    size_t parts, outbox, recent, turns, fences, touched, size; /* offsets in the file */
 };
 
 /* The greatest power of two that is not above `x`, within bounds that are powers of two. */
@@ -88,7 +88,8 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     plan.parts = control_align(sizeof(struct control_page), 64);
     plan.outbox = plan.parts + partitions * sizeof(struct control_part);
     plan.recent = control_align(plan.outbox + CONTROL_OUTBOX_SLOTS * sizeof(struct control_outbox), 64);
-    plan.fences = control_align(plan.recent + CONTROL_RECENT_SLOTS * sizeof(struct control_recent), CONTROL_PAGE_SIZE);
+    plan.turns = control_align(plan.recent + CONTROL_RECENT_SLOTS * sizeof(struct control_recent), 64);
+    plan.fences = control_align(plan.turns + CONTROL_TURN_SLOTS * sizeof(struct control_turn), CONTROL_PAGE_SIZE);
     plan.touched = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
     plan.size = control_align(plan.touched + plan.touch_slots, CONTROL_PAGE_SIZE);
     return plan;
@@ -248,6 +249,7 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .parts = (struct control_part *)(void *)(base + plan.parts),
         .outbox = (struct control_outbox *)(void *)(base + plan.outbox),
         .recent = (struct control_recent *)(void *)(base + plan.recent),
+        .turns = (struct control_turn *)(void *)(base + plan.turns),
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .touched = (_Atomic uint8_t *)(base + plan.touched),
     };

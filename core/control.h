@@ -3,7 +3,7 @@
  *
  * A file of its own in the tier's directory, allocated in full before it is mapped (a full file system is an error at
  * open, never a SIGBUS later).  All words that decide coherence are atomics that only rise, so a process that was
- * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, in outbox.c and in the
+ * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c and in the
  * inline readers of this file; nobody else touches the page.
  *
  * The order of stores: fence, then applied, then proven-at, each a release; a reader takes proven-at first (acquire),
@@ -18,6 +18,7 @@
 
 #define CONTROL_OUTBOX_SLOTS 4096u
 #define CONTROL_RECENT_SLOTS 2048u
+#define CONTROL_TURN_SLOTS   512u
 
 /* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under
  * the key below: a check against damage, not a secret. */
@@ -64,6 +65,7 @@ struct control {
     _Atomic uint8_t *touched; /* touch_slots */
     struct control_outbox *outbox;
     struct control_recent *recent;
+    struct control_turn *turns;
 };
 
 /* ---- the file (dirfd: the tier's directory) ---- */

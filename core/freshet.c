@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <step.h>
 #include <string.h>
+#include <turn.h>
 
 #define BOUND_DEFAULT_MS  500u
 #define BOUND_LEAST_MS    20u
@@ -24,6 +25,7 @@
 #define TIER_LEAST        (1ull << 20)
 #define TIER_MOST         (1ull << 46)
 #define TICKET_DEFAULT_MS 5000u
+#define TURN_ROUNDS       8 /* turns of others that a caller waits for, until it loads on its own */
 #define ASK_ROUNDS        4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
 
 /* ---- options ---- */
@@ -239,8 +241,8 @@ static freshet_result reading_end(struct reading *r, freshet_result result)
     return result;
 }
 
-/* Ask the tier.  FRESHET_OK or FRESHET_ABSENT; FRESHET_MISS with the verdict; or a failure. */
-static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
+/* Ask the tier, without counting.  FRESHET_OK or FRESHET_ABSENT; FRESHET_MISS with the verdict; or a failure. */
+static freshet_result read_tier_uncounted(struct reading *r, enum verdict *ret_verdict)
 {
     struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
     freshet_result result;
@@ -256,8 +258,15 @@ static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
     if (*ret_verdict != SERVABLE)
         return FRESHET_MISS;
     control_touch(&r->host->control, r->key.touch);
-    result = reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
-    host_count(r->host, result == FRESHET_OK ? COUNT_HITS : COUNT_ABSENTS, r->judgement.now_ns);
+    return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
+}
+
+static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
+{
+    freshet_result result = read_tier_uncounted(r, ret_verdict);
+
+    if (result == FRESHET_OK || result == FRESHET_ABSENT)
+        host_count(r->host, result == FRESHET_OK ? COUNT_HITS : COUNT_ABSENTS, r->judgement.now_ns);
     return result;
 }
 
@@ -375,6 +384,8 @@ struct loading {
     uint32_t ttl_ms; /* of the cache */
     uint32_t value_max;
     bool prefer_primary;
+    bool unshared;                /* the answer is for this caller alone */
+    struct turn turn;             /* among the host's processes, while it is ours */
     int64_t since_ns;             /* when the load began that the answer is of */
     struct remote_change content; /* what the loader answered */
 };
@@ -569,12 +580,25 @@ static uint64_t load_fence(const struct loading *l)
     return fence < floor ? floor : fence;
 }
 
+/* What another's load has left in the tier, judged as any answer. */
+static freshet_result load_left(struct loading *l)
+{
+    enum verdict verdict;
+    freshet_result result = read_tier_uncounted(&l->r, &verdict);
+
+    if (result == FRESHET_OK || result == FRESHET_ABSENT)
+        control_count(&l->r.host->control, COUNT_JOINED, 1);
+    return result;
+}
+
 /* Join the load that runs, if nothing has changed since it began.  FRESHET_MISS: its result is no answer for us. */
 static freshet_result load_join(struct loading *l, struct flight *flight)
 {
     freshet_result result =
         flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf, &l->since_ns);
 
+    if (result == FRESHET_MISS) /* not one to be handed on; but there may be one in the tier */
+        return load_left(l);
     /* Judged as late as any answer: what came while we waited counts, if the host is still known to have heard of it.
      */
     if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of || !load_host_fresh(l))
@@ -585,30 +609,76 @@ static freshet_result load_join(struct loading *l, struct flight *flight)
     return load_answer(l, result);
 }
 
+static uint64_t load_position(const struct loading *l)
+{
+    return atomic_load(&l->r.host->control.parts[l->r.key.partition].position);
+}
+
+/* Wait for the turn of a sibling.  *ret_place: whose it is then; FRESHET_MISS: look at that. */
+static freshet_result load_turn_wait(struct loading *l, uint64_t *start, enum turn_place *ret_place)
+{
+    enum turn_news news;
+    freshet_result result;
+
+    do
+        news = turn_wait(&l->turn, load_fence(l), reading_deadline(&l->r));
+    while (news == TURN_GOES_ON && clock_boot_ns() < reading_deadline(&l->r));
+    *ret_place = TURN_NONE;
+    if (news == TURN_GOES_ON)
+        return FRESHET_MISS;
+    if (news != TURN_LOST && (result = load_left(l)) != FRESHET_MISS)
+        return result;
+    *start = load_position(l);
+    if (news == TURN_LOST && turn_take(&l->turn, *start))
+        *ret_place = TURN_OURS;
+    else if (news != TURN_OVER) /* who has waited in vain for a load that came to its end loads on his own */
+        *ret_place = turn_enter(&l->r.host->control, &l->r.key, *start, load_fence(l), &l->turn);
+    return FRESHET_MISS;
+}
+
+/* Of the processes that miss one key at once one goes on, the others wait until its answer is in the tier.
+ * FRESHET_MISS: go on, with the turn or, where waiting came to nothing, without.  *start: where the load begins. */
+static freshet_result load_turn(struct loading *l, uint64_t *start)
+{
+    enum turn_place place = turn_enter(&l->r.host->control, &l->r.key, *start, load_fence(l), &l->turn);
+    freshet_result result = FRESHET_MISS;
+
+    for (int round = 0; place == TURN_THEIRS && round < TURN_ROUNDS && result == FRESHET_MISS; round++)
+        result = load_turn_wait(l, start, &place);
+    if (place != TURN_OURS)
+        l->turn = (struct turn){0};
+    /* It may have come into the tier between our look and our turn. */
+    return result == FRESHET_MISS && place == TURN_OURS ? load_left(l) : result;
+}
+
 /* A miss in the tier: one caller of this process goes on, the others wait for it. */
 static freshet_result load_missed(struct loading *l)
 {
-    struct control *control = &l->r.host->control;
-    uint32_t p = l->r.key.partition;
-    bool fresh = load_host_fresh(l);
-    uint64_t start = atomic_load(&control->parts[p].position);
+    bool fresh = load_host_fresh(l), lead = fresh, found = false;
+    uint64_t start = load_position(l);
     struct flight *flight = NULL;
-    freshet_result result;
+    freshet_result result = FRESHET_MISS;
 
-    if (fresh && !flight_enter(l->r.host->flights, &l->r.key, start, load_fence(l), &flight)) {
+    STEP("missed");
+    if (fresh && !(lead = flight_enter(l->r.host->flights, &l->r.key, start, load_fence(l), &flight))) {
         result = load_join(l, flight);
         if (result != FRESHET_MISS)
             return result;
         flight = NULL; /* overtaken, failed or too slow: on our own then */
-        start = atomic_load(&control->parts[p].position);
+        start = load_position(l);
     }
-    result = l->r.ops ? load_remote(l) : load_local(l, start);
+    if (lead)
+        found = (result = load_turn(l, &start)) != FRESHET_MISS;
+    if (!found)
+        result = l->r.ops ? load_remote(l) : load_local(l, start);
     if (flight) {
         struct record landed = l->r.record;
 
         landed.as_of = start; /* those who wait compare it with the fence: the load began here */
-        flight_land(l->r.host->flights, flight, result, &landed, l->r.buf->data, l->r.buf->size);
+        flight_land(l->r.host->flights, flight, found || l->unshared ? FRESHET_MISS : result, &landed, l->r.buf->data,
+                    l->r.buf->size);
     }
+    host_end_turn(l->r.host, &l->turn);
     return result;
 }
 

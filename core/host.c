@@ -426,6 +426,15 @@ freshet_result host_fill(struct host *host, const struct key *key, const struct 
     return FRESHET_MISS;
 }
 
+void host_end_turn(struct host *host, struct turn *turn)
+{
+    struct writer *writer = atomic_load_explicit(&host->writer, memory_order_acquire);
+
+    turn_land(turn);
+    if (!writer || !writer_ends_turn(writer, turn))
+        turn_end(turn);
+}
+
 /* ---- counting ---- */
 
 static _Thread_local unsigned host_thread __attribute__((tls_model("initial-exec")));

@@ -79,6 +79,8 @@ static inline struct host *host_of(struct freshet *cache)
  * back.  FRESHET_MISS: dropped. */
 freshet_result host_fill(struct host *host, const struct key *key, const struct record *record, const void *value,
                          uint64_t *ret_ticket);
+/* The load that held this turn is over: end it when what was filled is in the tier, or at once. */
+void host_end_turn(struct host *host, struct turn *turn);
 /* Count an answer of the hit path in this thread's stripe. */
 void host_count(struct host *host, enum control_counter counter, int64_t now_ns);
 /* Hand all stripes over to the page. */

@@ -1,7 +1,7 @@
 /*
- * page.h - the control page as it lies in the file, for control.c and outbox.c alone.
+ * page.h - the control page as it lies in the file, for control.c, outbox.c and turn.c alone.
  *
- *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | fences | touched
+ *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | turns | fences | touched
  *
  * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at
  * first.
@@ -39,8 +39,18 @@ struct control_recent {
     _Atomic uint64_t partition;
 };
 
+/* A load that some process of the host has begun; the words' layout is told in turn.c. */
+struct control_turn {
+    _Alignas(64) _Atomic uint64_t word;
+    _Atomic uint64_t name;
+    _Atomic uint64_t start;
+    _Atomic uint64_t landed_ns; /* CLOCK_BOOTTIME */
+    _Atomic uint32_t bell;
+};
+
 _Static_assert(sizeof(struct control_part) == 64, "a partition is a cache line");
 _Static_assert(sizeof(struct control_outbox) == 32, "two entries a cache line");
 _Static_assert(sizeof(struct control_recent) == 48, "no padding: the file's layout");
+_Static_assert(sizeof(struct control_turn) == 64, "a turn is a cache line");
 
 #endif

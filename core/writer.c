@@ -40,9 +40,10 @@
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
 
-/* A fill on its way; the key's and the value's bytes stand behind it. */
+/* A fill on its way; the key's and the value's bytes stand behind it.  Or, without a fill, the end of a turn. */
 struct item {
     struct item *next;
+    struct turn turn; /* slot NULL: a fill */
     uint64_t ticket;
     size_t size;
     struct key key;
@@ -282,6 +283,8 @@ static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const s
     struct record old;
     freshet_result result;
 
+    if (item->turn.slot)
+        return FRESHET_OK;
     if (evict_choose(&item->record, &item->key, w->control, clock_boot_ns(), false) != EVICT_KEEP) {
         tally->refused++;
         return FRESHET_OK;
@@ -429,6 +432,7 @@ static void items_free(struct item *item)
     while (item) {
         struct item *next = item->next;
 
+        turn_end(&item->turn);
         free(item);
         item = next;
     }
@@ -473,6 +477,8 @@ static void writer_write(struct writer *w, struct item *batch, uint32_t count, u
 
         if (writer_must_end(w))
             control_count(w->control, COUNT_FILLS_DROPPED, left);
+        else if (item->turn.slot)
+            taken = 1; /* no transaction for it */
         else
             taken = writer_write_some(w, item, left);
         for (left -= taken; taken > 0; taken--) {
@@ -698,6 +704,17 @@ static bool queue_admits(struct writer *w, size_t size)
     return writer_start(w);
 }
 
+/* Under the lock. */
+static void queue_append(struct writer *w, struct item *item)
+{
+    item->ticket = ++w->handed;
+    *w->last = item;
+    w->last = &item->next;
+    w->count++;
+    w->bytes += item->size;
+    pthread_cond_signal(&w->work);
+}
+
 freshet_result writer_fill(struct writer *w, const struct key *key, const struct record *record, const void *value,
                            uint64_t *ret_ticket)
 {
@@ -707,14 +724,8 @@ freshet_result writer_fill(struct writer *w, const struct key *key, const struct
     if (record->value_size <= w->value_limit && !(item = item_make(key, record, value)))
         return fail(FRESHET_ENOMEM, "no memory to hand %llu bytes to the tier", (unsigned long long)record->value_size);
     pthread_mutex_lock(&w->lock);
-    if (item && (taken = queue_admits(w, item->size))) {
-        item->ticket = ++w->handed;
-        *w->last = item;
-        w->last = &item->next;
-        w->count++;
-        w->bytes += item->size;
-        pthread_cond_signal(&w->work);
-    }
+    if (item && (taken = queue_admits(w, item->size)))
+        queue_append(w, item);
     if (ret_ticket)
         *ret_ticket = w->handed;
     pthread_mutex_unlock(&w->lock);
@@ -723,6 +734,23 @@ freshet_result writer_fill(struct writer *w, const struct key *key, const struct
     free(item);
     control_count(w->control, COUNT_FILLS_DROPPED, 1);
     return FRESHET_MISS;
+}
+
+bool writer_ends_turn(struct writer *w, const struct turn *turn)
+{
+    struct item *item;
+    bool taken = false;
+
+    if (!turn->slot || !(item = malloc(sizeof *item)))
+        return false;
+    *item = (struct item){.size = sizeof *item, .turn = *turn};
+    pthread_mutex_lock(&w->lock);
+    if (w->count > 0 && (taken = queue_admits(w, item->size)))
+        queue_append(w, item);
+    pthread_mutex_unlock(&w->lock);
+    if (!taken)
+        free(item);
+    return taken;
 }
 
 freshet_result writer_wait(struct writer *w, uint64_t ticket, int64_t deadline_ns)

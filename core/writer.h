@@ -10,6 +10,7 @@
 
 #include <control.h>
 #include <tier.h>
+#include <turn.h>
 
 struct writer;
 
@@ -25,6 +26,8 @@ void writer_abandon(struct writer *writer);
  * or FRESHET_ENOMEM. */
 freshet_result writer_fill(struct writer *writer, const struct key *key, const struct record *record, const void *value,
                            uint64_t *ret_ticket);
+/* End the turn when what is queued now is in the tier (or dropped).  False: nothing is queued, and it was left alone. */
+bool writer_ends_turn(struct writer *writer, const struct turn *turn);
 /* Wait until everything up to `ticket` (UINT64_MAX: all handed over so far) was written or dropped: FRESHET_OK, or
  * FRESHET_ETIMEOUT at deadline_ns (CLOCK_BOOTTIME). */
 freshet_result writer_wait(struct writer *writer, uint64_t ticket, int64_t deadline_ns);
