@@ -3,8 +3,8 @@
  *
  * A file of its own in the tier's directory, allocated in full before it is mapped (a full file system is an error at
  * open, never a SIGBUS later).  All words that decide coherence are atomics that only rise, so a process that was
- * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c and in the
- * inline readers of this file; nobody else touches the page.
+ * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c and
+ * in the inline readers of this file; nobody else touches the page.
  *
  * The order of stores: fence, then applied, then proven-at, each a release; a reader takes proven-at first (acquire),
  * copies nothing after, and looks at the clock last (servable.c).

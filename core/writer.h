@@ -26,7 +26,7 @@ void writer_abandon(struct writer *writer);
  * or FRESHET_ENOMEM. */
 freshet_result writer_fill(struct writer *writer, const struct key *key, const struct record *record, const void *value,
                            uint64_t *ret_ticket);
-/* End the turn when what is queued now is in the tier (or dropped).  False: nothing is queued, and it was left alone. */
+/* End the turn when what is queued now is in the tier (or dropped).  False: nothing is queued, and it goes on. */
 bool writer_ends_turn(struct writer *writer, const struct turn *turn);
 /* Wait until everything up to `ticket` (UINT64_MAX: all handed over so far) was written or dropped: FRESHET_OK, or
  * FRESHET_ETIMEOUT at deadline_ns (CLOCK_BOOTTIME). */

@@ -204,7 +204,8 @@ typedef struct freshet_load_options {
 } freshet_load_options;
 
 /* Get or load: like freshet_get, and on a miss let one caller load for all (on this host by waiting, in the fleet by a
- * ticket; a process that dies or is stopped in its loader is waited for no longer).  A load that a change overtakes answers its caller but leaves nothing behind. */
+ * ticket; who dies or is stopped in his loader is waited for no longer).  A load that a change overtakes answers its
+ * caller but leaves nothing behind. */
 FRESHET_API freshet_result freshet_load(freshet *cache, const void *key, size_t key_size,
                                         const freshet_load_options *options, freshet_loader loader, void *arg,
                                         freshet_buf *buf, freshet_answer *answer);

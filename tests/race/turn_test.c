@@ -1,8 +1,8 @@
 /*
  * turn_test.c - many processes of a host miss one key: one of them loads, the others get its answer.
  *
- * And whatever happens to the one that loads, the others only ever lose a moment: it is killed, stopped, slow, overtaken
- * by a change, its loader fails or forks.
+ * And whatever happens to the one that loads, the others only ever lose a moment: it is killed, stopped, slow,
+ * overtaken by a change, its loader fails or forks.
  */
 #include "hold.h"
 
