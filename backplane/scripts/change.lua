@@ -32,13 +32,18 @@ end
 
 local failed = append(KEYS[2], message)
 if failed then return failed end
-if kind == 'clear' then head.clear, head.reset, head.cleared_us = head.position, head.position, now end
-if kind == 'tags' then
-    tags_write(KEYS[3], head.tag)
-    head.tag, head.cleared_us = head.position, now
+if kind == 'invalidate' then
+    head_move(KEYS[2])
+else
+    head.cleared_us = now
+    if kind == 'clear' then head.clear, head.reset = head.position, head.position end
+    if kind == 'tags' then
+        tags_write(KEYS[3], head.tag)
+        head.tag = head.position
+    end
+    trim(KEYS[2])
+    head_write()
 end
-trim(KEYS[2])
-head_write()
 
 -- A tombstone says when the key changed and keeps its source version; it breaks the ticket, if there is one.  The
 -- write's name is in the message: key id 8, signature 64, then the body, with version and writer at 20 and 28.

@@ -9,6 +9,8 @@
 
 local FORMAT, HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 2, 132, 100, 64
 local TAGS_MAX, GUARDS_MAX = 17, 64 -- that a record may have
+local POSITION_AT = 52 -- in a head
+local LOG_MOST = '100000'
 local STEP = 4294967296 -- 2^32: how far a new epoch leaps over everything known
 local POSITION_MAX = 9007190664806400 -- 2^53 - 2^33: beyond it only a forger goes
 local REACH = 1125899906842624 -- 2^50 us, 35 years: nothing further beyond the clock is believed
@@ -48,7 +50,11 @@ local function head_decode(bytes)
     if not bytes or string.sub(bytes, 1, 2) ~= 'FH' then return nil end
     if string.byte(bytes, 3) ~= FORMAT then return {format = string.byte(bytes, 3) or 0} end
     if #bytes ~= HEAD_SIZE then return nil end
-    local h, _ = {}
+    local _
+    local h = { -- named at once: a table that grows name by name is made five times over
+        epoch = '', replid = '', position = 0, clear = 0, tag = 0, max_staleness = 0, partitions = 0, registry = '',
+        mark = 0, mark_us = 0, reset = 0, cleared_us = 0,
+    }
     h.epoch, h.replid, h.position, h.clear, h.tag, h.max_staleness, h.partitions, _, h.registry, h.mark, h.mark_us,
         h.reset, h.cleared_us = struct.unpack(HEAD_FORMAT, bytes, 5)
     if h.position > math.min(now + REACH, POSITION_MAX) then return nil end
@@ -103,13 +109,14 @@ local function begin(log)
     local bytes = ARGV[1]
     if not bytes or #bytes ~= CONTEXT_SIZE then return redis.error_reply('ERR freshet: a context has 64 bytes') end
     local _
-    context = {}
+    context = {epoch = '', registry = '', known = '', hint = 0, max_staleness = 0, partitions = 0, random = ''}
     context.epoch, context.registry, context.known, context.hint, context.max_staleness, context.partitions, _,
         context.random = struct.unpack('>c8c16c8I8I4I2I2c16', bytes)
     local time = redis.call('TIME')
     now = tonumber(time[1]) * 1000000 + tonumber(time[2])
     local info = redis.call('INFO', 'replication')
-    replid = string.match(info, 'master_replid:(%x+)')
+    local _, at = string.find(info, 'master_replid:', 1, true) -- a pattern would be tried at each of its bytes
+    replid = at and string.match(string.sub(info, at + 1, at + 41), '^%x+')
     if not replid or #replid ~= 40 then return redis.error_reply('ERR freshet: INFO shows no master_replid') end
     -- A replica would answer what it does not write, and prove nothing by it.
     if not string.find(info, 'role:master', 1, true) then
@@ -218,7 +225,7 @@ end
 -- memory, no permission) is the caller's to hear.
 local function append(log, message)
     for try = 1, 2 do
-        local id = redis.pcall('XADD', log, 'MAXLEN', '~', '100000', decimal(head.position + 1) .. '-0', 'f', message)
+        local id = redis.pcall('XADD', log, decimal(head.position + 1) .. '-0', 'f', message)
         if type(id) ~= 'table' or not id.err then
             head.position = head.position + 1
             return nil
@@ -228,11 +235,20 @@ local function append(log, message)
     end
 end
 
--- Once a minute forget what is older than the last mark: a host that was away for longer repairs itself.
+-- Once a minute forget what is older than the last mark: a host that was away for longer repairs itself.  And at no
+-- time keep much more than LOG_MOST entries.
 local function trim(log)
-    if now - head.mark_us < 60000000 and now >= head.mark_us then return end
+    if head.position % 1024 == 0 then redis.pcall('XTRIM', log, 'MAXLEN', '~', LOG_MOST) end
+    if now - head.mark_us < 60000000 and now >= head.mark_us then return false end
     redis.pcall('XTRIM', log, 'MINID', '~', decimal(head.mark))
     head.mark, head.mark_us = head.position, now
+    return true
+end
+
+-- An ordinary change moves the position and nothing else: 8 bytes are quicker written than the whole.
+local function head_move(log)
+    if trim(log) then return head_write() end
+    redis.call('SETRANGE', KEYS[1], POSITION_AT, pack64(head.position))
 end
 
 local function publish(channel, message)

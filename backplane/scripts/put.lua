@@ -19,8 +19,7 @@ if old then
 end
 local failed = append(KEYS[2], ARGV[3])
 if failed then return failed end
-trim(KEYS[2])
-head_write()
+head_move(KEYS[2])
 record.born, record.changed = head.position, now
 record_store(KEYS[3], record, sealed, px)
 publish(ARGV[2], ARGV[3])
