@@ -27,6 +27,11 @@ need_header() {
     missing+=("$2")
 }
 
+# need_module NAME PACKAGE: asks pkg-config.
+need_module() {
+    pkg-config --exists "$1" 2>/dev/null || missing+=("$2")
+}
+
 # need_python MODULE PACKAGE: in the first python3 of PATH or in Debian's own, which the package is for.
 need_python() {
     python3 -c "import $1" >/dev/null 2>&1 || /usr/bin/python3 -c "import $1" >/dev/null 2>&1 || missing+=("$2")
@@ -66,6 +71,7 @@ for purpose in "$@"; do
         need_header sqlite3.h libsqlite3-dev
         need_command redis-server redis-server
         need_command nm binutils
+        need_module lua5.1 liblua5.1-0-dev
         need_python nacl python3-nacl
         ;;
     ci)

@@ -3,14 +3,14 @@
  * scripts in Lua 5.1, expiry, publish, replication with a tail that can be lost, promotion, restarts, eviction.
  *
  * Deterministic: time comes from the world alone, and what a server draws (its replid) follows from the world's seed.
- * No thread, no socket, no clock.  The replies are RESP2, byte for byte what Redis 7 writes; tests/unit/model_test.c
+ * No thread, no socket, no clock.  The replies are RESP2, byte for byte what Redis 7 writes; sim/model_test.c
  * holds the model to the real server with random commands.
  *
  * Who uses it plays the network: it carries commands to redis_execute and replies back, delivers what `deliver` is told
  * (or drops it), and says how far each replica has come.  Nothing here waits: WAIT says what is to be waited for.
  *
- * One thread at a time.  Hooks are called in the midst of a command: they must not call back into the model, nor switch
- * to another stack.  A command needs up to 128 KiB of stack (Lua's string buffers).
+ * One thread at a time; without memory the program ends.  Hooks are called in the midst of a command: they must not
+ * call back into the model, nor switch to another stack.  A command needs up to 128 KiB of stack (Lua's buffers).
  */
 #ifndef SIM_REDIS_H
 #define SIM_REDIS_H
@@ -22,7 +22,7 @@
 #define REDIS_REPLID_SIZE 40u /* hex */
 
 /* The Lua state with every script met so far, each compiled once; any number of worlds, one after the other or side by
- * side, may share it (nothing of one is seen by another).  NULL: no memory. */
+ * side, may share it (nothing of one is seen by another). */
 struct redis_lua;
 struct redis_lua *redis_lua_open(void);
 void redis_lua_close(struct redis_lua *lua); /* after the worlds; NULL is welcome */
@@ -37,7 +37,7 @@ struct redis_hooks {
     /* A published message for a client that has subscribed at this server: the RESP bytes that go down its connection.
      * `bytes` are good during the call.  NULL: nobody listens. */
     void (*deliver)(void *arg, struct redis_server *server, uint64_t client, const void *bytes, size_t size);
-    /* The server ended this client's connection (CLIENT KILL); what it had subscribed is forgotten.  NULL: no matter. */
+    /* The server ended this client's connection (CLIENT KILL, redis_reboot).  NULL: nobody cares. */
     void (*hang_up)(void *arg, struct redis_server *server, uint64_t client);
 };
 
@@ -81,14 +81,14 @@ void redis_wait_reply(const struct redis_server *server, uint64_t offset, struct
 /* ---- replication ----
  *
  * A master keeps the effects of its writes, a transaction a command or script, numbered: its offset.  A replica is a
- * copy of the master at some offset, and applies the next ones when told to.  As in Redis a promoted replica draws a new
- * replid and goes on with what it has; what the old master had beyond that is lost with the old master's demotion. */
+ * copy of the master at some offset, and applies the next ones when told to.  As in Redis a promoted replica draws a
+ * new replid and goes on with what it has; what the old master had beyond that is lost with its demotion. */
 
 uint64_t redis_offset(const struct redis_server *server);
 /* Make it a replica of `master`, by full copy: data, replid, offset; connections stay, its own data are gone.  Also how
  * a demoted master comes back. */
 void redis_attach(struct redis_server *replica, struct redis_server *master);
-struct redis_server *redis_master_of(const struct redis_server *replica); /* NULL: a master, or its master went away */
+struct redis_server *redis_master_of(const struct redis_server *replica); /* NULL: it is a master */
 /* Apply the master's transactions up to this offset (UINT64_MAX: all); returns the replica's offset.  When the master
  * has had another history since (promoted elsewhere, restarted) this is a full copy, as Redis makes one. */
 uint64_t redis_replicate(struct redis_server *replica, uint64_t up_to);
@@ -106,11 +106,11 @@ enum redis_data { REDIS_EMPTY, REDIS_KEPT, REDIS_SNAPSHOT };
 /* The process ends and another starts: no connection, no script, no subscription is left, a master has a new replid.
  * Data: none, all of it, or those of the last redis_save (none if there was none). */
 void redis_reboot(struct redis_server *server, enum redis_data data);
-/* Evict a key, as maxmemory would (the replicas are told); false: there was none. */
+/* Evict a key, as maxmemory would (the replicas are told); false: there was none, or it is a replica. */
 bool redis_evict(struct redis_server *server, const char *key, size_t size);
 /* Delete what has expired, as Redis does in the background; without it a key goes when it is next asked for. */
 void redis_expire(struct redis_server *server);
-/* Empty it, as FLUSHALL would. */
+/* Empty a master, as FLUSHALL would. */
 void redis_flush(struct redis_server *server);
 
 /* The keys in a fixed order, for choosing one: 0 to redis_count - 1 (among them some that have expired and not been

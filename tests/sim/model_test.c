@@ -1,0 +1,1027 @@
+/*
+ * model_test.c - the model of Redis (redis.h) against a real one: the same random commands and scripts, byte for byte
+ * the same answers, and the same data afterwards.
+ *
+ * Time: the model's clock is set from the real server's.  A script is told which moment it runs in by a line before it,
+ * which also leaves that moment where we can read it; so a script's answers and effects must be exactly the same.  A
+ * plain command goes out together with TIME, and what it shows of a time may differ by a few milliseconds.
+ *
+ * A run follows from its seed (TEST_SEED=N in the environment: that one); a difference names seed, number and command.
+ */
+#include <hosts.h>
+#include <redis.h>
+#include <scripts.h>
+#include <test.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define WORDS_MOST 24
+#define ROOM       ((size_t)8 << 20)
+#define CLIENT     7u
+#define SLACK_MS   10
+
+static struct redis real;
+static int wire = -1;
+static struct redis_lua *lua;
+static struct redis_world *world;
+static struct redis_server *model;
+static struct redis_reply model_reply;
+static int64_t now_us;
+static uint64_t seed, state, step; /* of this run */
+
+struct words {
+    int count;
+    const char *data[WORDS_MOST];
+    size_t size[WORDS_MOST];
+};
+
+struct reply { /* the real one's bytes */
+    char *bytes;
+    size_t size, room;
+};
+
+/* What the model delivered to whoever listens. */
+static struct reply delivered;
+
+/* ---- randomness and memory: what is made for a command lives until the next ---- */
+
+static char *arena;
+static size_t arena_used;
+
+static void *take(size_t size)
+{
+    char *at = arena + arena_used;
+
+    EXPECT(arena_used + size <= ROOM);
+    arena_used += (size + 15) & ~(size_t)15;
+    return at;
+}
+
+static uint64_t roll(uint64_t below)
+{
+    return test_random(&state) % below;
+}
+
+static bool one_in(uint64_t n)
+{
+    return roll(n) == 0;
+}
+
+static void word(struct words *words, const void *data, size_t size)
+{
+    if (words->count == WORDS_MOST)
+        return;
+    words->data[words->count] = data;
+    words->size[words->count++] = size;
+}
+
+static void word_text(struct words *words, const char *text)
+{
+    word(words, text, strlen(text));
+}
+
+__attribute__((format(printf, 2, 3))) static void word_format(struct words *words, const char *format, ...)
+{
+    char *text = take(256);
+    va_list args;
+
+    va_start(args, format);
+    word(words, text, (size_t)vsnprintf(text, 256, format, args));
+    va_end(args);
+}
+
+static void word_random(struct words *words, size_t size)
+{
+    char *bytes = take(size);
+
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (char)roll(256);
+    word(words, bytes, size);
+}
+
+/* ---- the real server ---- */
+
+static void reply_more(struct reply *reply, int fd)
+{
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    ssize_t got;
+
+    if (reply->room - reply->size < 65536) {
+        reply->room = reply->room * 2 + 131072;
+        reply->bytes = realloc(reply->bytes, reply->room);
+        EXPECT(reply->bytes != NULL);
+    }
+    EXPECT(poll(&ready, 1, 10000) == 1);
+    got = read(fd, reply->bytes + reply->size, reply->room - reply->size - 1);
+    EXPECT(got > 0);
+    reply->size += (size_t)got;
+    reply->bytes[reply->size] = '\0';
+}
+
+/* Where the reply at `at` ends, reading more when it is not there yet. */
+static size_t reply_end(struct reply *reply, int fd, size_t at)
+{
+    size_t begin = at;
+    long long number;
+    char type;
+
+    while (reply->size < at + 3 || !memchr(reply->bytes + at, '\n', reply->size - at))
+        reply_more(reply, fd);
+    type = reply->bytes[at];
+    number = strtoll(reply->bytes + at + 1, NULL, 10);
+    at = (size_t)((char *)memchr(reply->bytes + at, '\n', reply->size - at) - reply->bytes) + 1;
+    if (type == '$' && number >= 0) {
+        at += (size_t)number + 2;
+        while (reply->size < at)
+            reply_more(reply, fd);
+    }
+    for (long long i = 0; type == '*' && i < number; i++)
+        at = reply_end(reply, fd, at);
+    EXPECT(at > begin);
+    return at;
+}
+
+static int wire_open(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    strcpy(address.sun_path, real.socket);
+    EXPECT(fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0);
+    return fd;
+}
+
+static void wire_send(int fd, const struct words *words, const char *before)
+{
+    size_t size = strlen(before), room = size + 64;
+    char *bytes, *at;
+
+    for (int i = 0; i < words->count; i++)
+        room += words->size[i] + 32;
+    bytes = malloc(room);
+    EXPECT(bytes != NULL);
+    memcpy(bytes, before, size);
+    at = bytes + size;
+    at += sprintf(at, "*%d\r\n", words->count);
+    for (int i = 0; i < words->count; i++) {
+        at += sprintf(at, "$%zu\r\n", words->size[i]);
+        memcpy(at, words->data[i], words->size[i]);
+        at += words->size[i];
+        *at++ = '\r';
+        *at++ = '\n';
+    }
+    for (char *from = bytes; from < at;) {
+        ssize_t put = send(fd, from, (size_t)(at - from), MSG_NOSIGNAL);
+
+        EXPECT(put > 0);
+        from += put;
+    }
+    free(bytes);
+}
+
+/* The two numbers of TIME's answer, as microseconds. */
+static int64_t time_of(const char *bytes)
+{
+    long long seconds, micros;
+
+    EXPECT(sscanf(bytes, "*2\r\n$%*d\r\n%lld\r\n$%*d\r\n%lld", &seconds, &micros) == 2);
+    return seconds * 1000000 + micros;
+}
+
+/* Ask the real server; sets now_us to its time just before.  Returns where the reply is. */
+static const char *real_ask(const struct words *words, size_t *ret_size)
+{
+    static struct reply reply;
+    size_t begin, end;
+
+    reply.size = 0;
+    wire_send(wire, words, "*1\r\n$4\r\nTIME\r\n");
+    begin = reply_end(&reply, wire, 0);
+    end = reply_end(&reply, wire, begin);
+    now_us = time_of(reply.bytes);
+    *ret_size = end - begin;
+    return reply.bytes + begin;
+}
+
+static const char *real_text(const char *first, ...)
+{
+    struct words words = {0};
+    va_list args;
+    size_t size;
+
+    va_start(args, first);
+    for (const char *text = first; text; text = va_arg(args, const char *))
+        word_text(&words, text);
+    va_end(args);
+    return real_ask(&words, &size);
+}
+
+/* ---- the model ---- */
+
+static int64_t model_now(void *arg)
+{
+    (void)arg;
+    return now_us;
+}
+
+static void model_deliver(void *arg, struct redis_server *server, uint64_t client, const void *bytes, size_t size)
+{
+    (void)arg;
+    EXPECT(server == model && client == CLIENT + 1);
+    delivered.bytes = realloc(delivered.bytes, delivered.size + size);
+    EXPECT(delivered.bytes != NULL);
+    memcpy(delivered.bytes + delivered.size, bytes, size);
+    delivered.size += size;
+}
+
+static void model_ask(struct redis_server *server, const struct words *words)
+{
+    redis_execute(server, CLIENT, words->count, words->data, words->size, &model_reply);
+}
+
+static void begin(uint64_t of_seed)
+{
+    static const struct redis_hooks hooks = {.now_us = model_now, .deliver = model_deliver};
+    const char *info, *found;
+
+    if (!arena) {
+        EXPECT((arena = malloc(ROOM)) != NULL);
+        redis_start(&real, (const char *const[]){"--databases", "1", "--hash-max-listpack-value", "1000000",
+                                                 "--hash-max-listpack-entries", "1000000", NULL});
+        wire = wire_open();
+        lua = redis_lua_open();
+        EXPECT(lua != NULL);
+    }
+    (void)real_text("FLUSHALL", NULL);
+    (void)real_text("SCRIPT", "FLUSH", NULL);
+    info = real_text("INFO", NULL);
+    if (!strstr(info, "redis_version:7.0."))
+        test_skip("the model is of Redis 7.0, and here is another");
+    found = strstr(info, "master_replid:");
+    EXPECT(found != NULL);
+    redis_close(world);
+    world = redis_open(lua, &hooks, of_seed);
+    model = redis_add(world, 0);
+    redis_set_replid(model, found + 14);
+    seed = state = of_seed;
+    step = 0;
+}
+
+static uint64_t first_seed(void)
+{
+    const char *word_ = getenv("TEST_SEED");
+
+    return word_ ? strtoull(word_, NULL, 10) : 1;
+}
+
+/* ---- telling a difference ---- */
+
+static void show(const char *title, const char *bytes, size_t size)
+{
+    fprintf(stderr, "%s", title);
+    for (size_t i = 0; i < size && i < 400; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+
+        if (c == '\r' || c == '\n')
+            fputs(c == '\r' ? "" : " | ", stderr);
+        else if (c >= ' ' && c < 127)
+            fputc(c, stderr);
+        else
+            fprintf(stderr, "\\x%02x", c);
+    }
+    fputs("\n", stderr);
+}
+
+_Noreturn static void differ(const struct words *words, const char *bytes, size_t size)
+{
+    size_t at = 0;
+
+    while (at < size && at < model_reply.size && bytes[at] == model_reply.bytes[at])
+        at++;
+    fprintf(stderr, "seed %llu, command %llu, from byte %zu of the answer on:\n", (unsigned long long)seed,
+            (unsigned long long)step, at);
+    for (int i = 0; i < words->count; i++)
+        show("  word   ", words->data[i], words->size[i] > 300 ? 300 : words->size[i]);
+    show("  redis  ", bytes, size);
+    show("  model  ", model_reply.bytes, model_reply.size);
+    test_failed(__FILE__, __LINE__, "the model answers as Redis does");
+}
+
+/* Do both say the same, but for numbers that differ by no more than `slack`? */
+static bool same_but_for(const char *a, size_t a_size, const char *b, size_t b_size, long long slack)
+{
+    char a_text[32], b_text[32];
+
+    if (a_size == b_size && memcmp(a, b, a_size) == 0)
+        return true;
+    if (!slack || a_size >= sizeof a_text || b_size >= sizeof b_text || a[0] != ':' || b[0] != ':')
+        return false;
+    memcpy(a_text, a, a_size);
+    memcpy(b_text, b, b_size);
+    a_text[a_size] = b_text[b_size] = '\0';
+    return llabs(strtoll(a_text + 1, NULL, 10) - strtoll(b_text + 1, NULL, 10)) <= slack;
+}
+
+/* A stream's radix tree is none of ours: make the number of its nodes 0. */
+static size_t mask_nodes(char *bytes, size_t size)
+{
+    static const char name[] = "radix-tree-nodes\r\n:";
+    char *at = memmem(bytes, size, name, strlen(name)), *end;
+
+    if (!at)
+        return size;
+    at += strlen(name);
+    end = memchr(at, '\r', size - (size_t)(at - bytes));
+    *at = '0';
+    memmove(at + 1, end, size - (size_t)(end - bytes));
+    return size - (size_t)(end - at - 1);
+}
+
+static void compare(const struct words *words, const char *bytes, size_t size, long long slack)
+{
+    static char *copy;
+    static size_t room;
+
+    if (size > room) {
+        room = size * 2;
+        copy = realloc(copy, room);
+        EXPECT(copy != NULL);
+    }
+    memcpy(copy, bytes, size);
+    size = mask_nodes(copy, size);
+    model_reply.size = mask_nodes(model_reply.bytes, model_reply.size);
+    if (!same_but_for(copy, size, model_reply.bytes, model_reply.size, slack))
+        differ(words, copy, size);
+}
+
+/* The same command to both. */
+static void both(const struct words *words, long long slack)
+{
+    size_t size;
+    const char *bytes = real_ask(words, &size);
+
+    model_ask(model, words);
+    compare(words, bytes, size, slack);
+}
+
+static void both_text(long long slack, const char *first, ...)
+{
+    struct words words = {0};
+    va_list args;
+
+    va_start(args, first);
+    for (const char *text = first; text; text = va_arg(args, const char *))
+        word_text(&words, text);
+    va_end(args);
+    both(&words, slack);
+}
+
+/* Nothing is about to expire: the real server's clock has gone on by some milliseconds. */
+static void let_pass(void)
+{
+    int64_t until;
+
+    (void)real_text("PING", NULL);
+    until = now_us + SLACK_MS * 1000;
+    EXPECT(test_until((real_text("PING", NULL), now_us > until), 5000));
+}
+
+/* ---- commands ---- */
+
+static const char *const keys[] = {"string",
+                                   "other",
+                                   "hash",
+                                   "hash2",
+                                   "stream",
+                                   "stream2",
+                                   "freshet:{t:0}:head",
+                                   "freshet:{t:0}:log",
+                                   "freshet:{t:0}:record:a",
+                                   "freshet:{t:0}:record:b",
+                                   "freshet:{t:0}:record:c",
+                                   "freshet:{t:0}:hosts",
+                                   "freshet:{t:0}:tagfence"};
+#define KEYS_COUNT (sizeof keys / sizeof *keys)
+enum { KEY_HEAD = 6, KEY_LOG, KEY_RECORD, KEY_HOSTS = 11, KEY_TAGFENCE };
+
+static void word_integer(struct words *words)
+{
+    static const char *const odd[] = {"",
+                                      "-",
+                                      "01",
+                                      "+1",
+                                      " 1",
+                                      "1 ",
+                                      "1.0",
+                                      "x",
+                                      "-0",
+                                      "9223372036854775807",
+                                      "9223372036854775808",
+                                      "-9223372036854775808",
+                                      "1e3",
+                                      "0x10",
+                                      "nan"};
+
+    if (one_in(12))
+        word_text(words, odd[roll(sizeof odd / sizeof *odd)]);
+    else if (one_in(3))
+        word_format(words, "%d", (int)roll(5) - 2);
+    else
+        word_format(words, "%lld", (long long)roll(400) - 40);
+}
+
+static void word_value(struct words *words)
+{
+    switch (roll(6)) {
+    case 0:
+        word_integer(words);
+        break;
+    case 1:
+        word_random(words, roll(80));
+        break;
+    case 2:
+        word_random(words, roll(6000));
+        break;
+    default:
+        word_format(words, "value-%u", (unsigned)roll(1000));
+    }
+}
+
+static void word_id(struct words *words)
+{
+    static const char *const odd[] = {"-",
+                                      "+",
+                                      "*",
+                                      "",
+                                      "5-",
+                                      "-5",
+                                      "x",
+                                      "5-x",
+                                      "5-*",
+                                      "(5",
+                                      "(5-1",
+                                      "(-",
+                                      "0-0",
+                                      "0-1",
+                                      "18446744073709551615-18446744073709551615",
+                                      "18446744073709551616",
+                                      "007"};
+
+    if (one_in(6))
+        word_text(words, odd[roll(sizeof odd / sizeof *odd)]);
+    else if (one_in(2))
+        word_format(words, "%llu-%llu", (unsigned long long)(roll(60) + step / 8), (unsigned long long)roll(3));
+    else
+        word_format(words, "%llu", (unsigned long long)(roll(60) + step / 8));
+}
+
+static void word_ms(struct words *words)
+{
+    if (one_in(8))
+        word_integer(words);
+    else if (one_in(4))
+        word_format(words, "%u", 1 + (unsigned)roll(3));
+    else
+        word_format(words, "%u", 100000 + (unsigned)roll(1000000));
+}
+
+/* SET's options, often the wrong ones. */
+static void word_set_options(struct words *words)
+{
+    static const char *const alone[] = {"NX", "XX", "GET", "KEEPTTL", "keepttl", "ZZ"};
+    static const char *const timed[] = {"PX", "px", "EX", "PXAT", "EXAT"};
+
+    while (one_in(2)) {
+        if (one_in(2)) {
+            word_text(words, alone[roll(6)]);
+            continue;
+        }
+        word_text(words, timed[roll(5)]);
+        if (words->data[words->count - 1][2] == 'A')
+            word_format(words, "%lld",
+                        one_in(6) ? 1
+                                  : (now_us / 1000000 + (long long)roll(1000)) *
+                                        (words->data[words->count - 1][0] == 'P' ? 1000 : 1));
+        else
+            word_ms(words);
+    }
+}
+
+static void word_trim(struct words *words)
+{
+    word_text(words, one_in(2) ? "MAXLEN" : "MINID");
+    if (!one_in(4))
+        word_text(words, one_in(3) ? "=" : "~");
+    if (one_in(2))
+        word_integer(words);
+    else
+        word_id(words);
+    if (one_in(5)) {
+        word_text(words, "LIMIT");
+        word_integer(words);
+    }
+}
+
+/* One letter of a command's pattern. */
+static void word_of(struct words *words, char kind)
+{
+    static const char *const channels[] = {"a", "b", "freshet:{t:0}:frames"};
+
+    switch (kind) {
+    case 'k':
+        word_text(words, keys[roll(KEYS_COUNT)]);
+        break;
+    case 's': /* usually where a string is */
+        word_text(words, one_in(6) ? keys[roll(KEYS_COUNT)] : keys[roll(2)]);
+        break;
+    case 'h':
+        word_text(words, one_in(6) ? keys[roll(KEYS_COUNT)] : keys[2 + roll(2)]);
+        break;
+    case 'x':
+        word_text(words, one_in(6) ? keys[roll(KEYS_COUNT)] : keys[4 + roll(2)]);
+        break;
+    case 'f':
+        word_format(words, "field%u", (unsigned)roll(6));
+        break;
+    case 'v':
+        word_value(words);
+        break;
+    case 'n':
+        word_integer(words);
+        break;
+    case 'm':
+        word_ms(words);
+        break;
+    case 'i':
+        word_id(words);
+        break;
+    case 'o':
+        word_set_options(words);
+        break;
+    case 't':
+        if (one_in(2))
+            word_trim(words);
+        break;
+    case 'T':
+        word_trim(words);
+        break;
+    case 'c':
+        if (one_in(2)) {
+            word_text(words, one_in(9) ? "LIMIT" : "COUNT");
+            word_integer(words);
+        }
+        break;
+    case 'e': {
+        static const char *const options[] = {"NX", "XX", "GT", "LT", "gt", "QQ"};
+
+        while (one_in(3))
+            word_text(words, options[roll(6)]);
+        break;
+    }
+    default:
+        word_text(words, channels[roll(3)]);
+    }
+}
+
+static const struct {
+    const char *name, *pattern;
+    unsigned weight, slack;
+} commands[] = {
+    {"SET", "svo", 6, 0},       {"GET", "s", 3, 0},       {"MGET", "kkk", 2, 0},       {"MSET", "svsv", 1, 0},
+    {"SETEX", "smv", 1, 0},     {"PSETEX", "smv", 1, 0},  {"SETNX", "sv", 1, 0},       {"GETSET", "sv", 1, 0},
+    {"GETDEL", "s", 1, 0},      {"APPEND", "sv", 2, 0},   {"STRLEN", "s", 1, 0},       {"GETRANGE", "snn", 3, 0},
+    {"SETRANGE", "snv", 3, 0},  {"INCR", "s", 1, 0},      {"DECR", "s", 1, 0},         {"INCRBY", "sn", 1, 0},
+    {"DECRBY", "sn", 1, 0},     {"DEL", "kk", 2, 0},      {"UNLINK", "k", 2, 0},       {"EXISTS", "kk", 1, 0},
+    {"TYPE", "k", 2, 0},        {"TTL", "k", 1, 1},       {"PTTL", "k", 2, 1},         {"EXPIRETIME", "k", 1, 1},
+    {"PEXPIRETIME", "k", 1, 1}, {"EXPIRE", "kme", 2, 0},  {"PEXPIRE", "kme", 2, 0},    {"PERSIST", "k", 1, 0},
+    {"HSET", "hfv", 4, 0},      {"HSET", "hfvfv", 1, 0},  {"HMSET", "hfv", 1, 0},      {"HSETNX", "hfv", 1, 0},
+    {"HGET", "hf", 2, 0},       {"HMGET", "hff", 1, 0},   {"HGETALL", "h", 2, 0},      {"HKEYS", "h", 1, 0},
+    {"HVALS", "h", 1, 0},       {"HLEN", "h", 1, 0},      {"HEXISTS", "hf", 1, 0},     {"HSTRLEN", "hf", 1, 0},
+    {"HDEL", "hff", 2, 0},      {"HINCRBY", "hfn", 1, 0}, {"XADD", "xtifv", 12, 0},    {"XADD", "xtifvfv", 2, 0},
+    {"XLEN", "x", 1, 0},        {"XRANGE", "xiic", 3, 0}, {"XREVRANGE", "xiic", 2, 0}, {"XTRIM", "xT", 3, 0},
+    {"XDEL", "xii", 1, 0},      {"XINFO", "", 0, 0},      {"PUBLISH", "pv", 1, 0},     {"PING", "", 1, 0},
+    {"ECHO", "v", 1, 0},        {"SELECT", "n", 1, 0},    {"FLUSHALL", "", 0, 0},      {"NOSUCH", "vk", 1, 0},
+};
+#define COMMANDS_COUNT (sizeof commands / sizeof *commands)
+
+static bool shows_time(const struct words *words)
+{
+    for (int i = 0; i < words->count; i++)
+        if (words->size[i] > 0 && words->size[i] < 3 && words->data[i][words->size[i] - 1] == '*')
+            return true;
+    return false;
+}
+
+static bool expires_soon(const struct words *words)
+{
+    if (!memchr("SEPG", words->data[0][0], 4)) /* SET..., EXPIRE, P... */
+        return false;
+    for (int i = 2; i < words->count; i++)
+        if (words->size[i] == 1 && words->data[i][0] >= '1' && words->data[i][0] <= '3')
+            return true;
+    return false;
+}
+
+/* A random command to both; XADD with "*" only where it fails. */
+static void random_command(void)
+{
+    struct words words = {0};
+    size_t which, size = 0;
+    const char *bytes;
+
+    do
+        which = roll(COMMANDS_COUNT);
+    while (commands[which].weight <= roll(12));
+    word_text(&words, commands[which].name);
+    for (const char *kind = commands[which].pattern; *kind; kind++)
+        if (!one_in(60))
+            word_of(&words, *kind);
+    if (one_in(60))
+        word_value(&words);
+    if (strcmp(commands[which].name, "XADD") == 0 && shows_time(&words))
+        return;
+    bytes = real_ask(&words, &size);
+    model_ask(model, &words);
+    compare(&words, bytes, size, commands[which].slack ? SLACK_MS : 0);
+    if (expires_soon(&words))
+        let_pass();
+}
+
+/* What is in every key, on both sides. */
+static void compare_data(void)
+{
+    for (size_t i = 0; i < KEYS_COUNT; i++) {
+        both_text(0, "TYPE", keys[i], NULL);
+        both_text(SLACK_MS, "PEXPIRETIME", keys[i], NULL);
+        both_text(0, "GET", keys[i], NULL);
+        both_text(0, "HGETALL", keys[i], NULL);
+        both_text(0, "XRANGE", keys[i], "-", "+", NULL);
+        both_text(0, "XREVRANGE", keys[i], "+", "-", "COUNT", "2", NULL);
+        both_text(0, "XINFO", "STREAM", keys[i], NULL);
+    }
+    arena_used = 0;
+}
+
+TEST_LONG(commands_answer_as_in_redis, 300)
+{
+    uint64_t first = first_seed(), count = test_long_runs() ? 60 : 6;
+
+    for (uint64_t s = first; s < first + count; s++) {
+        begin(s);
+        for (step = 0; step < 1500; step++) {
+            arena_used = 0;
+            random_command();
+            if (step % 100 == 99)
+                compare_data();
+        }
+    }
+}
+
+/* ---- scripts ---- */
+
+/* What a script is given: keys and arguments, a letter each.  Of several one is drawn; a script that is not listed gets
+ * what comes. */
+static const struct {
+    const char *name, *keys, *args;
+} shapes[] = {
+    {"change", "hlR", "cpmKsn"},   {"change", "hl", "cpmCsn"},    {"change", "hlt", "cpMGsn"},
+    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebng"}, {"ticket", "hrt", "cn"},
+    {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaN"},     {"leave", "o", "cH"},
+};
+
+/* A script's text as both get it: first of all it says which moment this is. */
+static char *told_text[SCRIPT_ALL];
+static size_t told_size[SCRIPT_ALL];
+static char last_ticket[16];
+
+static void tell_texts(void)
+{
+    static const char line[] = "local MOMENT = redis.call('TIME') redis.pcall('SET', 'clock', MOMENT[1] .. ' ' .. "
+                               "MOMENT[2]) ";
+    static const char asks[] = "redis.call('TIME')", asked[] = "MOMENT";
+
+    for (int i = 0; i < SCRIPT_ALL && !told_text[0 + i]; i++) {
+        const char *from = script_texts[i].text, *found;
+        char *to = malloc(sizeof line + script_texts[i].size);
+
+        EXPECT(to != NULL);
+        told_text[i] = to;
+        to = stpcpy(to, line);
+        while ((found = strstr(from, asks)) != NULL) {
+            memcpy(to, from, (size_t)(found - from));
+            to = stpcpy(to + (found - from), asked);
+            from = found + strlen(asks);
+        }
+        EXPECT(from != script_texts[i].text || i == SCRIPT_LEAVE);
+        to = stpcpy(to, from);
+        told_size[i] = (size_t)(to - told_text[i]);
+    }
+}
+
+static void put_number(uint8_t *to, uint64_t value, unsigned size)
+{
+    while (size-- > 0) {
+        to[size] = (uint8_t)value;
+        value >>= 8;
+    }
+}
+
+/* A position: near the head's, or anything. */
+static uint64_t random_position(const uint8_t *head)
+{
+    uint64_t position = 0;
+
+    for (int i = 0; i < 8; i++)
+        position = position << 8 | head[52 + i];
+    switch (roll(8)) {
+    case 0:
+        return 0;
+    case 1:
+        return test_random(&state) >> roll(64);
+    case 2:
+        return (uint64_t)now_us + roll(UINT64_C(1) << 40);
+    default:
+        return position + roll(8) - 4;
+    }
+}
+
+/* The head as the model has it, for what a host would know; zeros when there is none. */
+static const uint8_t *head_now(void)
+{
+    static uint8_t head[140];
+    struct words words = {0};
+
+    word_text(&words, "GET");
+    word_text(&words, keys[KEY_HEAD]);
+    model_ask(model, &words);
+    memset(head, 0, sizeof head);
+    if (model_reply.size > 132 && memcmp(model_reply.bytes, "$132\r\n", 6) == 0)
+        memcpy(head, model_reply.bytes + 6, 132);
+    return head;
+}
+
+static void word_context(struct words *words, const uint8_t *head)
+{
+    uint8_t *at = take(64);
+
+    for (int i = 0; i < 64; i++)
+        at[i] = (uint8_t)roll(256);
+    if (!one_in(5))
+        memcpy(at + 24, head + 4, 8);
+    put_number(at + 32, one_in(8) ? random_position(head) : 0, 8);
+    put_number(at + 40, one_in(20) ? 1000 : 500, 4);
+    put_number(at + 44, one_in(40) ? 2 : 1, 2);
+    word(words, at, 64);
+}
+
+/* One of a few tags, 8 bytes. */
+static void put_tag(char *to)
+{
+    memset(to, 0, 8);
+    to[0] = (char)(1 + roll(4));
+    to[1] = (char)roll(2);
+}
+
+static void word_script_argument(struct words *words, char kind, const uint8_t *head)
+{
+    switch (kind) {
+    case 'c':
+        word_context(words, head);
+        break;
+    case 'p':
+        word_text(words, "freshet:{t:0}:frames");
+        break;
+    case 'm':
+        word_random(words, one_in(20) ? 127 : 128 + roll(500));
+        break;
+    case 'M': /* that names tags */
+        word_random(words, 128 + 16 * roll(5));
+        for (size_t at = 128; at < words->size[words->count - 1]; at += 16)
+            put_tag((char *)(uintptr_t)words->data[words->count - 1] + at);
+        break;
+    case 'g': {
+        size_t count = one_in(3) ? 1 + roll(3) : 0;
+        char *tags = take(count * 8);
+
+        for (size_t i = 0; i < count; i++)
+            put_tag(tags + 8 * i);
+        word(words, tags, count * 8);
+        break;
+    }
+    case 'K':
+        word_text(words, "invalidate");
+        break;
+    case 'C':
+        word_text(words, one_in(4) ? "clear" : "invalidate");
+        break;
+    case 'G':
+        word_text(words, "tags");
+        break;
+    case 'S':
+        word_format(words, "%u", (unsigned)(one_in(10) ? roll(4) : 1 + roll(2)));
+        break;
+    case 's': {
+        uint8_t *id = take(8);
+
+        put_number(id, one_in(2) ? 0 : roll(6), 8);
+        word(words, id, 8);
+        break;
+    }
+    case 'i':
+        word_random(words, 8);
+        break;
+    case 'e':
+        word_format(words, "%llu", (unsigned long long)(one_in(2) ? 0 : (uint64_t)now_us + roll(200000000) - 10000000));
+        break;
+    case 'b':
+        word_random(words, one_in(12) ? roll(48) : 48 + roll(300));
+        break;
+    case 'n':
+        word_format(words, "%u", (unsigned)(one_in(3) ? 0 : 100000 + roll(1000000)));
+        break;
+    case 'N':
+        word_format(words, "%u", (unsigned)roll(40));
+        break;
+    case 'T':
+        word(words, last_ticket, 16);
+        break;
+    case 'H':
+        word_format(words, "host-with-16-by%u", (unsigned)roll(3));
+        break;
+    case 'a':
+        word_format(words, "%llu", (unsigned long long)random_position(head));
+        break;
+    default:
+        word_value(words);
+    }
+}
+
+static void word_script_key(struct words *words, char kind)
+{
+    if (kind == 'h' || kind == 'l')
+        word_text(words, keys[kind == 'h' ? KEY_HEAD : KEY_LOG]);
+    else if (kind == 'o' || kind == 't')
+        word_text(words, keys[kind == 'o' ? KEY_HOSTS : KEY_TAGFENCE]);
+    else
+        word_text(words, keys[KEY_RECORD + roll(3)]);
+}
+
+/* Make one argument something that no host would send. */
+static void garble(struct words *words, int from)
+{
+    static const char *const odd[] = {"",          "-1",
+                                      "1e3",       "nan",
+                                      "inf",       "-inf",
+                                      "0x10",      "9007199254740993",
+                                      "1e300",     " 5 ",
+                                      "5.5",       "-0",
+                                      "x",         "9007190664806400",
+                                      "4294967296"};
+    int which = from + (int)roll((uint64_t)(words->count - from));
+
+    switch (roll(4)) {
+    case 0:
+        words->count--;
+        break;
+    case 1: {
+        char *bytes = take(words->size[which] + 1);
+
+        memcpy(bytes, words->data[which], words->size[which]);
+        if (words->size[which])
+            bytes[roll(words->size[which])] = (char)roll(256);
+        words->data[which] = bytes;
+        break;
+    }
+    case 2:
+        words->size[which] = words->size[which] ? roll(words->size[which]) : 0;
+        break;
+    default:
+        words->data[which] = odd[roll(sizeof odd / sizeof *odd)];
+        words->size[which] = strlen(words->data[which]);
+    }
+}
+
+static struct words script_words(int script)
+{
+    const char *name = script_texts[script].name, *shape_keys = "hlr", *shape_args = "c?????";
+    uint64_t fitting = 0;
+    const uint8_t *head = head_now();
+    struct words words = {0};
+    char count[16];
+
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (strcmp(shapes[i].name, name) == 0 && one_in(++fitting))
+            shape_keys = shapes[i].keys, shape_args = shapes[i].args;
+    word_text(&words, "EVAL");
+    word(&words, told_text[script], told_size[script]);
+    word_text(&words, "");
+    for (const char *kind = shape_keys; *kind; kind++) {
+        if (*kind != 'R')
+            word_script_key(&words, *kind);
+        for (uint64_t n = *kind == 'R' ? roll(4) : 0; n > 0; n--)
+            word_script_key(&words, 'r');
+    }
+    snprintf(count, sizeof count, "%d", words.count - 3);
+    words.data[2] = strcpy(take(16), count);
+    words.size[2] = strlen(count);
+    for (const char *kind = shape_args; *kind; kind++)
+        word_script_argument(&words, *kind, head);
+    if (one_in(8))
+        garble(&words, 3);
+    if ((strcmp(name, "ticket") == 0 && one_in(2)) && words.size[5] == 64)
+        memcpy(last_ticket, words.data[5] + 48, 16);
+    return words;
+}
+
+/* The moment that the real server's script noted. */
+static void read_clock(void)
+{
+    long long seconds, micros;
+    const char *bytes = real_text("GET", "clock", NULL);
+
+    if (sscanf(bytes, "$%*d\r\n%lld %lld", &seconds, &micros) == 2)
+        now_us = seconds * 1000000 + micros;
+}
+
+static const char *status_of(const char *bytes)
+{
+    static char status[32];
+
+    if (sscanf(bytes, "*%*d\r\n$%*d\r\n%31s", status) == 1)
+        return status;
+    return bytes[0] == '-' ? "error" : "else";
+}
+
+static struct {
+    char status[32];
+    unsigned count;
+} seen[32];
+
+static void note(const char *status)
+{
+    size_t i = 0;
+
+    while (i < 31 && seen[i].count && strcmp(seen[i].status, status) != 0)
+        i++;
+    snprintf(seen[i].status, sizeof seen[i].status, "%s", status);
+    seen[i].count++;
+}
+
+static unsigned noted(const char *status)
+{
+    for (size_t i = 0; i < 32; i++)
+        if (strcmp(seen[i].status, status) == 0)
+            return seen[i].count;
+    return 0;
+}
+
+static void random_script(int which)
+{
+    struct words words = script_words(which);
+    static struct reply kept;
+    const char *bytes;
+    size_t size;
+
+    bytes = real_ask(&words, &size);
+    if (size > kept.room) {
+        kept.room = size * 2;
+        kept.bytes = realloc(kept.bytes, kept.room);
+        EXPECT(kept.bytes != NULL);
+    }
+    memcpy(kept.bytes, bytes, size);
+    read_clock();
+    model_ask(model, &words);
+    compare(&words, kept.bytes, size, 0);
+    note(status_of(kept.bytes));
+}
+
+TEST_LONG(scripts_answer_and_leave_behind_what_they_do_in_redis, 300)
+{
+    uint64_t first = first_seed(), count = test_long_runs() ? 60 : 6;
+
+    for (uint64_t s = first; s < first + count; s++) {
+        begin(s);
+        tell_texts();
+        for (step = 0; step < 1000; step++) {
+            arena_used = 0;
+            if (one_in(12))
+                random_command();
+            else
+                random_script((int)roll(SCRIPT_ALL));
+            if (step % 100 == 99)
+                compare_data();
+        }
+    }
+    for (size_t i = 0; i < 32 && seen[i].count; i++)
+        printf("    %s: %u\n", seen[i].status, seen[i].count);
+    EXPECT(noted("OK") > 100 && noted("RECORD") > 10 && noted("TICKET") > 10 && noted("WAIT") > 10);
+    EXPECT(noted("REFUSED") > 10 && noted("OUTDATED") > 10 && noted("CONFLICT") > 10 && noted("error") > 10);
+}
