@@ -76,7 +76,7 @@ static void outbox_confirmed(struct fleet *fleet, const struct answer *answer)
         remote_raise(fleet->host, (const uint8_t(*)[16])outbox->work->hashes, outbox->count, outbox->partition,
                      answer->position);
     remote_count(fleet->host, REMOTE_RESENT, outbox->count);
-    remote_outbox_done(fleet->host, outbox->work->slots, outbox->count, answer->position);
+    (void)remote_outbox_confirmed(fleet->host, outbox->work->slots, outbox->count, answer->position, answer->epoch);
 }
 
 static void outbox_answered(struct link *link, const struct resp *reply, void *arg)

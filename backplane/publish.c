@@ -196,12 +196,9 @@ static freshet_result publish_confirmed(struct publishing *p, const struct answe
         remote_raise_clear(fleet->host, p->partition, answer->position);
     else
         remote_raise(fleet->host, (const uint8_t(*)[16])p->work->hashes, p->count, p->partition, answer->position);
-    /* A clear that only stood for our keys was not sent, and is nothing to be sent again after a rotation. */
-    remote_outbox_done(fleet->host, p->work->slots, p->slots, p->stands_for_all ? 0 : answer->position);
-    remote_part(fleet->host, p->partition, &page);
-    if (page.epoch == answer->epoch)
+    if (remote_outbox_confirmed(fleet->host, p->work->slots, p->slots, answer->position, answer->epoch))
         return FRESHET_OK;
-    publish_write_down(p); /* a new epoch came just now, and may not have our change among what it was sent again */
+    /* A new epoch came just now, and may not have our change among what it was sent again: it stays written down. */
     return publish_queue(p);
 }
 
@@ -217,7 +214,7 @@ static freshet_result publish_settle(struct publishing *p, freshet_result asked,
     if (ret_answer->status == ANSWER_OK)
         return publish_confirmed(p, ret_answer);
     if (ret_answer->status == ANSWER_OUTDATED && p->kind == FRAME_PUT) {
-        remote_outbox_done(p->fleet->host, p->work->slots, p->slots, 0);
+        remote_outbox_done(p->fleet->host, p->work->slots, p->slots);
         return FRESHET_OUTDATED;
     }
     remote_say(FRESHET_WARN, "%s: Redis did not take a change, which waits now: %.200s", p->fleet->name,

@@ -178,6 +178,8 @@ static freshet_result renew_look_noting(struct fleet *fleet, uint32_t partition,
             there = verdict == RENEW_SAME || (verdict == RENEW_ADOPT && renew_adopt(fleet, partition, &asked, &report));
             if (there)
                 remote_raise_clear(fleet->host, partition, report.clear);
+            if (verdict == RENEW_ADOPT) /* what was changed lately has to be sent again, before anything is proven */
+                fleet_wake(fleet);
             if (verdict == RENEW_BEYOND)
                 renew_beyond(fleet, partition, &report.answer);
             *ret_proof = (struct renew_proof){asked.asked_ns, report.answer.epoch, report.answer.position};
@@ -294,7 +296,8 @@ static bool renew_recent(struct fleet *fleet, uint32_t partition, uint8_t (*hash
 
     for (uint32_t p = 0; p < fleet->facts.partitions; p++)
         if (p != partition)
-            total += remote_outbox_recent(fleet->host, p, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+            total += remote_outbox_recent(fleet->host, p, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes) +
+                     remote_outbox_recent_clears(fleet->host, p, RENEW_RECENT_MS);
     *ret_count = remote_outbox_recent(fleet->host, partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
     total += *ret_count;
     *ret_count = renew_unique(hashes, *ret_count);
@@ -309,8 +312,9 @@ static void renew_send_recent(struct renew_part *part)
     uint8_t(*hashes)[16] = malloc(RENEW_RECENT_MOST * sizeof *hashes);
     uint16_t slots[RENEW_BATCH];
     uint32_t count = RENEW_RECENT_MOST;
-    /* Without memory for the keys, or without the keys, everything is sent: a clear. */
-    bool known = hashes && renew_recent(fleet, part->partition, hashes, &count);
+    /* Without memory for the keys, or without the keys, everything is sent: a clear.  Or it was one. */
+    bool known = hashes && remote_outbox_recent_clears(fleet->host, part->partition, RENEW_RECENT_MS) == 0 &&
+                 renew_recent(fleet, part->partition, hashes, &count);
 
     for (uint32_t done = 0, batch; done < count; done += batch) {
         batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;

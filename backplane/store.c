@@ -5,6 +5,10 @@
  * in what we read.  That proves no age: a master that was demoted answers a plain read as before.  The age is judged by
  * the page's proof; where that is too old for the caller, a look (renew_look_proof) asks the master first.
  *
+ * Neither that look nor a ticket's answer proves anything on a page that nobody has proven in this epoch yet: what this
+ * host's processes changed last, and only the lost history's master had confirmed, is sent again first (renew.c).  Till
+ * then the new master may hold what was filled before it heard of them.
+ *
  * Where the head is not of the page's epoch, or is behind what we know, the answer could not be judged; then one look
  * has the page adopt what there is, and the question is asked once more.
  *
@@ -31,6 +35,8 @@ enum store_agreement store_agrees(const struct stored_head *head, const struct r
 
 int64_t store_proof(const struct stored_head *head, const struct remote_part *page, const struct renew_proof *proof)
 {
+    if (page->proven_ns == 0)
+        return 0;
     if (proof->asked_ns == 0 || proof->epoch != head->epoch || page->epoch != head->epoch ||
         head->position < proof->position)
         return 0;
@@ -215,7 +221,7 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
     *ret_again = false;
     remote_part(fleet->host, key->partition, &page);
     fleet_context(fleet, page.epoch, 0, context);
-    answer->asked_ns = fleet_now_ns();
+    answer->asked_ns = page.proven_ns != 0 ? fleet_now_ns() : 0;
     result = lines_script(fleet->lines, SCRIPT_TICKET, 3, 5, argv, sizes, deadline_ns, &reply, NULL);
     if (result != FRESHET_OK)
         return result;

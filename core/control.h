@@ -212,8 +212,12 @@ enum control_outbox_state {
  * one, which only the seat's holder ends: the adder may send its clear all the same, and another follows later. */
 bool control_outbox_add(struct control *control, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
                         uint16_t *ret_slots);
-/* Confirmed, and its fence is raised: free them (and remember the keys for `recent`); `position` 0: only free (it never
- * had to be sent).  Slots that are no longer this process's are left alone. */
+/* Confirmed in `epoch`, and its fence is raised: remember them for `recent`, and free them if the page is still in that
+ * epoch; else they are left QUEUED and it answers false: the new history may lack them.  Slots that are no longer this
+ * process's are left alone. */
+bool control_outbox_confirmed(struct control *control, const uint16_t *slots, uint32_t count, uint64_t position,
+                              uint64_t epoch);
+/* Free them, whatever the epoch; `position` 0: and do not remember them (it never had to be sent). */
 void control_outbox_done(struct control *control, const uint16_t *slots, uint32_t count, uint64_t position);
 /* Not confirmed: leave them for the seat's holder. */
 void control_outbox_queue(struct control *control, const uint16_t *slots, uint32_t count);
@@ -221,10 +225,12 @@ void control_outbox_queue(struct control *control, const uint16_t *slots, uint32
  * SENDING, owner self).  Returns how many; ret_hashes may be NULL for clears. */
 uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind, uint32_t most,
                              uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
-/* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed.  (A clear
- * needs no remembering: a new epoch begins with one.) */
+/* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed. */
 uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms, uint32_t most,
                                uint8_t (*ret_hashes)[16]);
+/* How many clears of a partition were.  A new epoch begins with one, but a master that was cut off may have confirmed
+ * another since. */
+uint32_t control_outbox_recent_clears(const struct control *control, uint32_t partition, int64_t window_ms);
 /* How many wait (QUEUED, or orphaned), in all partitions or in one (UINT32_MAX: all). */
 uint32_t control_outbox_waiting(struct control *control, uint32_t partition);
 /* How many hide their keys: those that wait, and those on their way to Redis. */

@@ -31,8 +31,8 @@
  * under a new generation; and only the sender, with nothing added since, frees it.  An adder's own confirmation ends
  * nothing: it costs a second clear, in an emergency, and needs no counting of adders that may be dead.
  *
- * The recent ring remembers confirmed keys: after a fail-over the new master may never have heard of them.  Its entries
- * are owned while they are written, like slots, so a stopped writer scribbles over nobody.
+ * The recent ring remembers what was confirmed: after a fail-over the new master may never have heard of it.  Its
+ * entries are owned while they are written, like slots, so a stopped writer scribbles over nobody.
  */
 #include <control.h>
 
@@ -55,6 +55,7 @@
 #define RECENT_FULL 2u
 #define RECENT_VERSION_SHIFT 2
 #define RECENT_VERSION_MASK 0xfffu
+#define RECENT_CLEAR 0x100u /* with its partition: it was a clear */
 
 /* Slot numbers from here on name a shared clear: base + partition + 16 * generation. */
 #define CLEAR_BASE CONTROL_OUTBOX_SLOTS
@@ -256,7 +257,7 @@ static struct control_recent *outbox_recent_claim(struct control *control, uint6
     return NULL;
 }
 
-/* Remember a key that was confirmed just now. */
+/* Remember a key, or with `slot` NULL a clear, that was confirmed just now. */
 static void outbox_remember(struct control *control, const struct control_outbox *slot, uint32_t partition,
                             uint64_t position)
 {
@@ -265,12 +266,12 @@ static void outbox_remember(struct control *control, const struct control_outbox
 
     if (!entry)
         return;
-    atomic_store_explicit(&entry->low, atomic_load(&slot->low), memory_order_release);
+    atomic_store_explicit(&entry->low, slot ? atomic_load(&slot->low) : 0, memory_order_release);
     STEP("outbox_remembering");
-    atomic_store_explicit(&entry->high, atomic_load(&slot->high), memory_order_release);
+    atomic_store_explicit(&entry->high, slot ? atomic_load(&slot->high) : 0, memory_order_release);
     atomic_store_explicit(&entry->confirmed_ns, (uint64_t)clock_boot_ns(), memory_order_release);
     atomic_store_explicit(&entry->position, position, memory_order_release);
-    atomic_store_explicit(&entry->partition, partition, memory_order_release);
+    atomic_store_explicit(&entry->partition, slot ? partition : partition | RECENT_CLEAR, memory_order_release);
     atomic_store(&entry->word, (word & ~(OWNER_MASK | RECENT_BUSY)) | RECENT_FULL);
 }
 
@@ -292,15 +293,33 @@ static bool outbox_recent_read(const struct control_recent *entry, uint32_t part
     return atomic_load_explicit(&entry->word, memory_order_relaxed) == word;
 }
 
+/* When a window of time began that ends now. */
+static uint64_t outbox_since_ns(int64_t window_ms)
+{
+    int64_t now_ns = clock_boot_ns();
+
+    if (window_ms >= now_ns / CLOCK_NS_PER_MS)
+        return 0;
+    return (uint64_t)(now_ns - (window_ms > 0 ? window_ms : 0) * CLOCK_NS_PER_MS);
+}
+
+uint32_t control_outbox_recent_clears(const struct control *control, uint32_t partition, int64_t window_ms)
+{
+    uint64_t since_ns = outbox_since_ns(window_ms);
+    uint32_t found = 0;
+    uint8_t hash[16];
+
+    for (uint32_t i = 0; i < CONTROL_RECENT_SLOTS; i++)
+        found += outbox_recent_read(&control->recent[i], partition | RECENT_CLEAR, since_ns, hash);
+    return found;
+}
+
 uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms,
                                uint32_t most, uint8_t (*ret_hashes)[16])
 {
-    int64_t now_ns = clock_boot_ns();
-    uint64_t since_ns = 0, next = atomic_load(&control->page->recent_next);
+    uint64_t since_ns = outbox_since_ns(window_ms), next = atomic_load(&control->page->recent_next);
     uint32_t found = 0;
 
-    if (window_ms < now_ns / CLOCK_NS_PER_MS)
-        since_ns = (uint64_t)(now_ns - (window_ms > 0 ? window_ms : 0) * CLOCK_NS_PER_MS);
     for (uint32_t back = 1; back <= CONTROL_RECENT_SLOTS && found < most; back++)
         found += outbox_recent_read(&control->recent[(next - back) % CONTROL_RECENT_SLOTS], partition, since_ns,
                                     ret_hashes[found]);
@@ -321,34 +340,62 @@ static _Atomic uint64_t *outbox_taken_clear(struct control *control, uint32_t sl
     return &control->page->outbox_clears[partition];
 }
 
-/* Free one slot, if it is this process's. */
-static void outbox_done_one(struct control *control, uint32_t slot, uint64_t position)
+/* Is the page by now in another epoch than the one that this was confirmed in (0: in none)? */
+static bool outbox_outlived(const struct control *control, uint32_t partition, uint64_t epoch)
+{
+    return epoch != 0 && atomic_load(&control->parts[partition].epoch) != epoch;
+}
+
+/* Free one slot, if it is this process's.  First it is remembered, then the epoch is looked at, and only then is it
+ * freed: who adopts an epoch later reads the ring later, and who did so before is found out here. */
+static bool outbox_done_one(struct control *control, uint32_t slot, uint64_t position, uint64_t epoch)
 {
     struct control_outbox *entry;
     _Atomic uint64_t *clear;
-    uint64_t seen;
+    uint64_t seen, after = 0;
+    uint32_t partition;
 
     if (slot >= CLEAR_BASE) {
-        if ((clear = outbox_taken_clear(control, slot, &seen)))
-            (void)outbox_swap(clear, seen, seen & GENERATION_MASK << GENERATION_SHIFT);
-        return;
+        partition = (slot - CLEAR_BASE) % FRESHET_PARTITIONS_MAX;
+        if (!(clear = outbox_taken_clear(control, slot, &seen)))
+            return true;
+        if (position != 0)
+            outbox_remember(control, NULL, partition, position);
+        after = seen & GENERATION_MASK << GENERATION_SHIFT;
+        if (outbox_outlived(control, partition, epoch))
+            after |= OUTBOX_QUEUED;
+        (void)outbox_swap(clear, seen, after);
+        return (after & STATE_MASK) == OUTBOX_FREE;
     }
     entry = &control->outbox[slot];
     seen = atomic_load(&entry->word);
     if (outbox_state(seen) != OUTBOX_SENDING || (seen & OWNER_MASK) != owner_self())
-        return;
-    if (position != 0 && (seen >> KIND_SHIFT & 3) == OUTBOX_KEY)
-        outbox_remember(control, entry, (uint32_t)(seen >> PARTITION_SHIFT & 15), position);
+        return true;
+    partition = (uint32_t)(seen >> PARTITION_SHIFT & 15);
+    if (position != 0)
+        outbox_remember(control, (seen >> KIND_SHIFT & 3) == OUTBOX_KEY ? entry : NULL, partition, position);
     STEP("outbox_remembered");
-    (void)outbox_swap(&entry->word, seen, 0);
+    if (outbox_outlived(control, partition, epoch))
+        after = (seen & PLACE_MASK) | OUTBOX_QUEUED;
+    (void)outbox_swap(&entry->word, seen, after);
+    return after == 0;
+}
+
+bool control_outbox_confirmed(struct control *control, const uint16_t *slots, uint32_t count, uint64_t position,
+                              uint64_t epoch)
+{
+    bool all = true;
+
+    for (uint32_t i = 0; i < count; i++)
+        all &= outbox_done_one(control, slots[i], position, epoch);
+    STEP("outbox_freed");
+    outbox_lower(control);
+    return all;
 }
 
 void control_outbox_done(struct control *control, const uint16_t *slots, uint32_t count, uint64_t position)
 {
-    for (uint32_t i = 0; i < count; i++)
-        outbox_done_one(control, slots[i], position);
-    STEP("outbox_freed");
-    outbox_lower(control);
+    (void)control_outbox_confirmed(control, slots, count, position, 0);
 }
 
 void control_outbox_queue(struct control *control, const uint16_t *slots, uint32_t count)

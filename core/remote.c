@@ -235,9 +235,20 @@ bool remote_outbox_add(struct remote_host *remote, uint32_t partition, const uin
     return control_outbox_add(&host_behind(remote)->control, partition, hashes, count, ret_slots);
 }
 
-void remote_outbox_done(struct remote_host *remote, const uint16_t *slots, uint32_t count, uint64_t position)
+void remote_outbox_done(struct remote_host *remote, const uint16_t *slots, uint32_t count)
 {
-    control_outbox_done(&host_behind(remote)->control, slots, count, position);
+    control_outbox_done(&host_behind(remote)->control, slots, count, 0);
+}
+
+bool remote_outbox_confirmed(struct remote_host *remote, const uint16_t *slots, uint32_t count, uint64_t position,
+                             uint64_t epoch)
+{
+    return control_outbox_confirmed(&host_behind(remote)->control, slots, count, position, epoch);
+}
+
+uint32_t remote_outbox_recent_clears(struct remote_host *remote, uint32_t partition, int64_t window_ms)
+{
+    return control_outbox_recent_clears(&host_behind(remote)->control, partition, window_ms);
 }
 
 void remote_outbox_queue(struct remote_host *remote, const uint16_t *slots, uint32_t count)

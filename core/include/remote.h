@@ -163,12 +163,15 @@ bool remote_seat_take(struct remote_host *host, uint64_t seen, uint64_t holder);
 /* The outbox (see control.h): hashes NULL and count 0: a clear of the partition. */
 bool remote_outbox_add(struct remote_host *host, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
                        uint16_t *ret_slots);
-void remote_outbox_done(struct remote_host *host, const uint16_t *slots, uint32_t count, uint64_t position);
+void remote_outbox_done(struct remote_host *host, const uint16_t *slots, uint32_t count);
+bool remote_outbox_confirmed(struct remote_host *host, const uint16_t *slots, uint32_t count, uint64_t position,
+                             uint64_t epoch);
 void remote_outbox_queue(struct remote_host *host, const uint16_t *slots, uint32_t count);
 uint32_t remote_outbox_take(struct remote_host *host, uint32_t partition, bool clears, uint32_t most,
                             uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
 uint32_t remote_outbox_recent(struct remote_host *host, uint32_t partition, int64_t window_ms, uint32_t most,
                               uint8_t (*ret_hashes)[16]);
+uint32_t remote_outbox_recent_clears(struct remote_host *host, uint32_t partition, int64_t window_ms);
 uint32_t remote_outbox_waiting(struct remote_host *host, uint32_t partition);
 /* How many processes of this host have the tier open, this one included. */
 uint32_t remote_processes(struct remote_host *host);

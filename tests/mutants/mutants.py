@@ -165,7 +165,7 @@ MUTANTS = [
            race('promotion_test.after_a_change_returns'), race('refill_test.a_load_from_before_a_change')),
     mutant('a queued change is forgotten', 'backplane/publish.c',
            "    remote_outbox_queue(p->fleet->host, p->work->slots, p->slots);",
-           "    remote_outbox_done(p->fleet->host, p->work->slots, p->slots, 0);",
+           "    remote_outbox_done(p->fleet->host, p->work->slots, p->slots);",
            race('outbox_test.a_queued_invalidation')),
     mutant('a change is written down only when it failed', 'backplane/publish.c',
            "    publish_write_down(p);\n    if (lines_away(fleet->lines))\n        return publish_queue(p);",

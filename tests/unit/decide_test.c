@@ -216,7 +216,7 @@ TEST(an_answer_is_judged_only_beside_a_head_that_is_not_behind_us)
 
 TEST(what_is_read_is_proven_only_by_a_look_before_it)
 {
-    struct remote_part page = {.epoch = 5, .position = 100};
+    struct remote_part page = {.epoch = 5, .position = 100, .proven_ns = 3};
     struct stored_head head = {.epoch = 5, .position = 100};
     struct renew_proof proof = {.asked_ns = 7, .epoch = 5, .position = 100};
 
@@ -225,6 +225,9 @@ TEST(what_is_read_is_proven_only_by_a_look_before_it)
     EXPECT_EQ(store_proof(&head, &page, &proof), 0);
     head.position = 101;
     EXPECT_EQ(store_proof(&head, &page, &proof), 7);
+    page.proven_ns = 0; /* an epoch just adopted: what was changed lately has not been sent again */
+    EXPECT_EQ(store_proof(&head, &page, &proof), 0);
+    page.proven_ns = 3;
     proof.epoch = 6; /* the page met another history since */
     EXPECT_EQ(store_proof(&head, &page, &proof), 0);
     proof = (struct renew_proof){0};

@@ -671,6 +671,38 @@ TEST(what_was_confirmed_is_remembered_for_a_while)
     EXPECT(test_until(control_outbox_recent(&page, 1, 30, 8, hashes) == 0, 2000));
     EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 2); /* not removed */
     EXPECT_EQ(control_outbox_recent(&page, 1, -5, 8, hashes), 0);
+    EXPECT_EQ(control_outbox_recent_clears(&page, 1, 60000), 1);
+    EXPECT_EQ(control_outbox_recent_clears(&page, 2, 60000), 0);
+    EXPECT_EQ(control_outbox_recent_clears(&page, 1, -5), 0);
+}
+
+static void an_epoch_comes(void)
+{
+    atomic_store(&page.parts[1].epoch, 8);
+}
+
+/* Whoever adopted the epoch may have read the ring before this was in it, and so would never send it again. */
+TEST(what_was_confirmed_in_an_epoch_that_ends_meanwhile_stays_written_down)
+{
+    uint8_t hashes[8][16];
+    uint16_t slot;
+
+    page_make();
+    atomic_store(&page.parts[1].epoch, 7);
+    slot = added(1);
+    EXPECT(control_outbox_confirmed(&page, &slot, 1, 10, 7));
+    EXPECT(!pending(1));
+    slot = added(5);
+    at("outbox_remembered", an_epoch_comes);
+    EXPECT(!control_outbox_confirmed(&page, &slot, 1, 11, 7));
+    EXPECT(pending(5));
+    EXPECT_EQ(control_outbox_waiting(&page, 1), 1);
+    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 2);
+    EXPECT(control_outbox_add(&page, 1, NULL, 0, &slot)); /* a clear likewise */
+    EXPECT(!control_outbox_confirmed(&page, &slot, 1, 12, 7));
+    EXPECT_EQ(control_outbox_waiting(&page, 1), 2);
+    EXPECT_EQ(control_outbox_recent_clears(&page, 1, 60000), 1);
+    EXPECT_EQ(drain(), 2);
 }
 
 TEST(the_ring_keeps_the_newest)
