@@ -39,6 +39,7 @@
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
 #define CONTROL_PAGE_SIZE 4096u
+#define LATELY_NS (10u * (uint64_t)CLOCK_NS_PER_S)
 
 #define FENCES_LEAST 8192u
 #define FENCES_MOST (1u << 20)
@@ -517,9 +518,28 @@ bool control_raise(_Atomic uint64_t *word, uint64_t value)
     return false;
 }
 
+/* A mark is set by the first change that finds the last one ten seconds old, so what lies above the one before covers
+ * at least that time.  Who sleeps while it sets one leaves them lower, which lets more count as lately changed. */
 uint64_t control_next_position(struct control *control, uint32_t partition)
 {
-    return atomic_fetch_add_explicit(&control->parts[partition].position, 1, memory_order_acq_rel) + 1;
+    uint64_t position = atomic_fetch_add_explicit(&control->parts[partition].position, 1, memory_order_acq_rel) + 1;
+    uint64_t now_ns = (uint64_t)clock_boot_ns(), set_ns = atomic_load(&control->page->mark_ns[partition]);
+
+    (void)control_raise(&control->parts[partition].newest_change_ns, now_ns);
+    if (now_ns >= set_ns + LATELY_NS &&
+        atomic_compare_exchange_strong(&control->page->mark_ns[partition], &set_ns, now_ns)) {
+        atomic_store(&control->page->mark_before[partition], atomic_load(&control->page->mark[partition]));
+        atomic_store(&control->page->mark[partition], position - 1);
+    }
+    return position;
+}
+
+bool control_changed_lately(const struct control *control, uint32_t partition, uint64_t position)
+{
+    uint64_t newest_ns = atomic_load(&control->parts[partition].newest_change_ns);
+
+    return position > atomic_load(&control->page->mark_before[partition]) &&
+           (uint64_t)clock_boot_ns() < newest_ns + LATELY_NS;
 }
 
 struct control_question control_ask(const struct control *control, uint32_t partition)

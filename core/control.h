@@ -90,7 +90,7 @@ struct control_part {
     _Atomic uint64_t applied;
     _Atomic uint64_t proven;           /* 16 bits: the epoch's tag; 48: CLOCK_BOOTTIME in us; see control_proof_ns */
     _Atomic uint64_t position;         /* newest known; without a fleet the counter itself */
-    _Atomic uint64_t newest_change_ns; /* CLOCK_BOOTTIME of the last change applied: prefer_primary counts from it */
+    _Atomic uint64_t newest_change_ns; /* CLOCK_BOOTTIME of the last change applied */
     char pad[8];
 };
 
@@ -104,6 +104,9 @@ static inline _Atomic uint64_t *control_fence(const struct control *control, uin
 
 /* Without a fleet: take the next position of the partition. */
 uint64_t control_next_position(struct control *control, uint32_t partition);
+/* Without a fleet: was the change at this position (a fence) made in the last ten seconds?  True for some time more,
+ * while others are made. */
+bool control_changed_lately(const struct control *control, uint32_t partition, uint64_t position);
 
 /* A proof and the epoch that it is for cannot share a word, so the proof carries 16 bits that follow from the epoch.
  * Whoever reads takes the proof first, the epoch second: where the tag is another epoch's, nothing is proven.  So an

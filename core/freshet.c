@@ -384,7 +384,8 @@ struct loading {
     uint32_t ttl_ms; /* of the cache */
     uint32_t value_max;
     bool prefer_primary;
-    bool unshared;                /* the answer is for this caller alone */
+    bool outdated;                /* it is older than what was known of the key */
+    bool unshared;                /* it is for this caller alone */
     struct turn turn;             /* among the host's processes, while it is ours */
     int64_t since_ns;             /* when the load began that the answer is of */
     struct remote_change content; /* what the loader answered */
@@ -434,6 +435,8 @@ static freshet_result load_answer(struct loading *l, freshet_result result)
     l->r.judgement = (struct judgement){.now_ns = now_ns, .age_ns = now_ns - l->since_ns};
     if (l->r.answer)
         answer_fill(&l->r.record, &l->r.judgement, FRESHET_FROM_LOADER, result, l->r.answer);
+    if (l->outdated && l->r.answer && l->r.answer->struct_size > offsetof(freshet_answer, outdated))
+        l->r.answer->outdated = true;
     return result;
 }
 
@@ -452,31 +455,65 @@ static void load_record(struct loading *l)
 /* Load and keep nothing: no ticket was to be had in time. */
 static freshet_result load_unkept(struct loading *l)
 {
-    freshet_result result = load_call(l);
+    freshet_result result;
 
+    l->prefer_primary = l->outdated || control_outbox_pending(&l->r.host->control, &l->r.key);
+    l->outdated = false;
+    result = load_call(l);
     if (result < 0)
         return result;
     load_record(l);
     return load_answer(l, result);
+}
+
+/* The newest change that voids what is known of this key: its own, a clear, or one that only the floor stands for. */
+static uint64_t load_fence(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+    const struct control_part *part = &control->parts[l->r.key.partition];
+    uint64_t fence = atomic_load(control_fence(control, l->r.key.partition, l->r.key.slot));
+    uint64_t clear = atomic_load(&part->clear), floor = atomic_load(&part->floor);
+
+    if (fence < clear)
+        fence = clear;
+    return fence < floor ? floor : fence;
+}
+
+/* Without a fleet: has the tier a later version of the source's?  Since a clear they begin anew. */
+static bool local_outdated(struct host *host, const struct key *key, uint64_t source_version)
+{
+    struct record old;
+
+    return source_version && tier_read(atomic_load(&host->tier), key, &old, NULL) == FRESHET_OK && old.epoch == 0 &&
+           old.born >= atomic_load(&host->control.parts[key->partition].clear) && old.source_version > source_version;
 }
 
 /* Load for this host alone: the record is as old as the position at which the load began. */
 static freshet_result load_local(struct loading *l, uint64_t start)
 {
-    freshet_result result = load_call(l);
+    freshet_result result;
 
+    l->prefer_primary = control_changed_lately(&l->r.host->control, l->r.key.partition, load_fence(l));
+    result = load_call(l);
+    if (result >= 0 && local_outdated(l->r.host, &l->r.key, l->content.source_version)) {
+        l->prefer_primary = true; /* a replica that is behind: once more */
+        result = load_call(l);
+    }
     if (result < 0)
         return result;
     load_record(l);
     l->r.record.as_of = l->r.record.born = start;
     l->r.record.version = clock_real_us();
-    if (l->content.value_size <= l->value_max)
+    l->outdated = l->unshared = local_outdated(l->r.host, &l->r.key, l->content.source_version);
+    if (l->outdated)
+        control_count(&l->r.host->control, COUNT_FILLS_REFUSED, 1);
+    else if (l->content.value_size <= l->value_max) /* compared again as it is written */
         (void)host_fill(l->r.host, &l->r.key, &l->r.record, l->content.value, NULL);
     return load_answer(l, result);
 }
 
-/* Load with the right to fill, and fill.  A fill that a change overtook is refused by Redis: the caller still has its
- * answer. */
+/* Load with the right to fill, and fill.  A fill that a change overtook, or that is older than what Redis has seen of
+ * the key (l->outdated), is refused: the caller still has its answer, and nobody else gets it. */
 static freshet_result load_with_ticket(struct loading *l, const struct remote_ticket *ticket)
 {
     struct remote_key key = key_for_remote(&l->r.key);
@@ -484,7 +521,8 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     struct remote_record stored = {0};
     freshet_result result, filled;
 
-    l->prefer_primary = ticket->prefer_primary;
+    l->prefer_primary = ticket->prefer_primary || l->outdated;
+    l->outdated = l->unshared = false;
     result = load_call(l);
     if (result < 0 || l->content.value_size > l->value_max) {
         l->r.ops->give_back(remote, &key, ticket);
@@ -499,6 +537,8 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
         record_from_remote(&l->r.record, &stored, &l->r.key, l->content.value_size);
         (void)host_fill(l->r.host, &l->r.key, &l->r.record, l->content.value, NULL);
     } else {
+        l->unshared = filled > 0;
+        l->outdated = filled == FRESHET_OUTDATED;
         if (filled > 0)
             control_count(&l->r.host->control, COUNT_FILLS_REFUSED, 1);
         load_record(l);
@@ -527,6 +567,7 @@ static freshet_result load_remote(struct loading *l)
     struct remote_key key = key_for_remote(&l->r.key);
     uint32_t ticket_ms = l->options.ticket_ms ? l->options.ticket_ms : TICKET_DEFAULT_MS;
     freshet_result result;
+    bool again = false;
 
     for (int round = 0;; round++) {
         struct remote_answer answer = {0};
@@ -541,7 +582,11 @@ static freshet_result load_remote(struct loading *l)
         }
         if (answer.found == REMOTE_TICKET) {
             control_count(&l->r.host->control, COUNT_REDIS_MISSES, 1);
-            return load_with_ticket(l, &answer.ticket);
+            result = load_with_ticket(l, &answer.ticket);
+            if (!l->outdated || again)
+                return result;
+            again = true; /* a replica that is behind: once more, from the primary */
+            continue;
         }
         if (answer.found == REMOTE_RECORD && (result = read_remote_record(&l->r, &answer)) != FRESHET_MISS) {
             control_count(&l->r.host->control, COUNT_REDIS_HITS, 1);
@@ -565,19 +610,6 @@ static bool load_host_fresh(const struct loading *l)
         return true;
     int64_t proven = control_proven_ns(control, p);
     return proven != 0 && clock_boot_ns() - proven < l->r.bound_ns;
-}
-
-/* The newest change that voids what is known of this key: its own, a clear, or one that only the floor stands for. */
-static uint64_t load_fence(const struct loading *l)
-{
-    const struct control *control = &l->r.host->control;
-    const struct control_part *part = &control->parts[l->r.key.partition];
-    uint64_t fence = atomic_load(control_fence(control, l->r.key.partition, l->r.key.slot));
-    uint64_t clear = atomic_load(&part->clear), floor = atomic_load(&part->floor);
-
-    if (fence < clear)
-        fence = clear;
-    return fence < floor ? floor : fence;
 }
 
 /* What another's load has left in the tier, judged as any answer. */
@@ -762,25 +794,40 @@ uint64_t changing_local(struct control *control, const struct key *key)
     return position;
 }
 
+/* The same as put_local, for a put that says which version of its source it is. */
+static freshet_result put_local_compared(struct changing *c, const struct key *key, const struct record *record,
+                                         const void *value, struct remote_confirm *confirm)
+{
+    struct writer *writer;
+    freshet_result result = host_writer(c->host, &writer);
+
+    confirm->version = record->version;
+    if (result == FRESHET_OK)
+        result = writer_put_compared(writer, key, record, value, c->deadline_ns, &confirm->position);
+    if (result != FRESHET_MISS)
+        return result;
+    if (local_outdated(c->host, key, record->source_version))
+        return FRESHET_OUTDATED;
+    confirm->position = changing_local(&c->host->control, key); /* it has not come into the tier, nor will it */
+    return FRESHET_OK;
+}
+
 /* Store for this host alone, and wait until the copy is in the tier: with no Redis behind it there is no other. */
 static freshet_result put_local(struct changing *c, const struct key *key, const struct remote_change *change,
                                 struct remote_confirm *confirm)
 {
-    struct record old,
-        record = {
-            .kind = change->absent ? RECORD_ABSENT : RECORD_VALUE,
-            .version = clock_real_us(),
-            .source_version = change->source_version,
-            .expires_ns = change->ttl_ms ? clock_boot_ns() + change->ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
-            .key_size = key->size,
-            .value_size = change->value_size,
-        };
+    struct record record = {
+        .kind = change->absent ? RECORD_ABSENT : RECORD_VALUE,
+        .version = clock_real_us(),
+        .source_version = change->source_version,
+        .expires_ns = change->ttl_ms ? clock_boot_ns() + change->ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
+        .key_size = key->size,
+        .value_size = change->value_size,
+    };
     uint64_t ticket;
 
-    if (change->source_version && tier_read(atomic_load(&c->host->tier), key, &old, NULL) == FRESHET_OK &&
-        old.born >= atomic_load(&c->host->control.parts[key->partition].clear) && /* a clear begins anew */
-        old.source_version > change->source_version)
-        return FRESHET_OUTDATED;
+    if (change->source_version)
+        return put_local_compared(c, key, &record, change->value, confirm);
     record.as_of = record.born = changing_local(&c->host->control, key);
     *confirm = (struct remote_confirm){.position = record.as_of, .version = record.version};
     for (int round = 0; round < 2; round++) {

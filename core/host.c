@@ -405,8 +405,7 @@ out:
     return result;
 }
 
-freshet_result host_fill(struct host *host, const struct key *key, const struct record *record, const void *value,
-                         uint64_t *ret_ticket)
+freshet_result host_writer(struct host *host, struct writer **ret_writer)
 {
     for (int round = 0; round < 2; round++) {
         struct writer *writer = atomic_load_explicit(&host->writer, memory_order_acquire);
@@ -417,13 +416,24 @@ freshet_result host_fill(struct host *host, const struct key *key, const struct 
                 return result;
             writer = atomic_load_explicit(&host->writer, memory_order_acquire);
         }
-        if (!writer_broken(writer))
-            return writer_fill(writer, key, record, value, ret_ticket);
+        if (!writer_broken(writer)) {
+            *ret_writer = writer;
+            return FRESHET_OK;
+        }
         if ((result = host_mend(host, writer)) != FRESHET_OK)
             break;
     }
     control_count(&host->control, COUNT_FILLS_DROPPED, 1);
     return FRESHET_MISS;
+}
+
+freshet_result host_fill(struct host *host, const struct key *key, const struct record *record, const void *value,
+                         uint64_t *ret_ticket)
+{
+    struct writer *writer;
+    freshet_result result = host_writer(host, &writer);
+
+    return result == FRESHET_OK ? writer_fill(writer, key, record, value, ret_ticket) : result;
 }
 
 void host_end_turn(struct host *host, struct turn *turn)

@@ -75,8 +75,10 @@ static inline struct host *host_of(struct freshet *cache)
     return atomic_load_explicit(&cache->host, memory_order_acquire);
 }
 
-/* Hand a record to the writer, starting it if need be, and mending the tier if its descriptors were closed behind our
- * back.  FRESHET_MISS: dropped. */
+/* The writer, started if need be; the tier is mended if its descriptors were closed behind our back.  FRESHET_MISS:
+ * there is none, and something was dropped. */
+freshet_result host_writer(struct host *host, struct writer **ret_writer);
+/* Hand a record to it.  FRESHET_MISS: dropped. */
 freshet_result host_fill(struct host *host, const struct key *key, const struct record *record, const void *value,
                          uint64_t *ret_ticket);
 /* The load that held this turn is over: end it when what was filled is in the tier, or at once. */

@@ -22,6 +22,9 @@ struct control_page {
     _Atomic uint64_t seat_holder;
     _Atomic uint64_t seat_pid; /* upper half: the low half of the holder that it belongs to */
     _Alignas(64) _Atomic uint64_t counters[COUNT_ALL];
+    /* Without a fleet: the position at the last time mark, the one before, and when that was; see control.c. */
+    _Alignas(64) _Atomic uint64_t mark[FRESHET_PARTITIONS_MAX];
+    _Atomic uint64_t mark_before[FRESHET_PARTITIONS_MAX], mark_ns[FRESHET_PARTITIONS_MAX];
 };
 
 /* One entry of the outbox; the words' layout is told in outbox.c. */

@@ -40,10 +40,22 @@
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
 
+/* What has become of a put that compares: its caller and the thread each hold it. */
+struct receipt {
+    _Atomic unsigned holds;
+    _Atomic uint64_t word; /* one of these, or the position that it was given << 2 | RECEIPT_TAKEN */
+};
+
+#define RECEIPT_WAITS    0u
+#define RECEIPT_GIVEN_UP 1u /* nobody waits for it any more: it must not happen */
+#define RECEIPT_OUTDATED 2u
+#define RECEIPT_TAKEN    3u
+
 /* A fill on its way; the key's and the value's bytes stand behind it.  Or, without a fill, the end of a turn. */
 struct item {
     struct item *next;
-    struct turn turn; /* slot NULL: a fill */
+    struct turn turn;        /* slot NULL: a fill */
+    struct receipt *receipt; /* a put that compares; else NULL */
     uint64_t ticket;
     size_t size;
     struct key key;
@@ -277,26 +289,64 @@ static void writer_make_room(struct writer *w, uint64_t more, uint32_t least)
 
 /* ---- fills ---- */
 
+static void receipt_drop(struct receipt *receipt)
+{
+    if (receipt && atomic_fetch_sub(&receipt->holds, 1) == 1)
+        free(receipt);
+}
+
+/* Without a fleet: does the tier know a later version of the source?  A clear lets them begin anew. */
+static bool writer_outdated(const struct writer *w, const struct item *item, const struct record *old)
+{
+    return item->record.epoch == 0 && old->epoch == 0 && item->record.source_version != 0 &&
+           old->source_version > item->record.source_version &&
+           old->born >= atomic_load(&w->control->parts[item->key.partition].clear);
+}
+
+/* Give a put that compares its position, and void what is older.  False: its caller has gone. */
+static bool writer_give_position(struct writer *w, const struct item *item, struct record *record)
+{
+    uint64_t seen = RECEIPT_WAITS, position = atomic_load(&item->receipt->word);
+
+    if ((position & 3) != RECEIPT_TAKEN) { /* else in an earlier attempt */
+        position = control_next_position(w->control, item->key.partition) << 2 | RECEIPT_TAKEN;
+        if (!atomic_compare_exchange_strong(&item->receipt->word, &seen, position))
+            return false;
+    }
+    record->as_of = record->born = position >> 2;
+    (void)control_raise(control_fence(w->control, item->key.partition, item->key.slot), record->as_of);
+    return true;
+}
+
 /* Write one fill, unless it is void already or the tier has a better one. */
 static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const struct item *item, struct tally *tally)
 {
-    struct record old;
+    struct record record = item->record, old;
     freshet_result result;
+    bool there;
 
     if (item->turn.slot)
         return FRESHET_OK;
-    if (evict_choose(&item->record, &item->key, w->control, clock_boot_ns(), false) != EVICT_KEEP) {
-        tally->refused++;
-        return FRESHET_OK;
-    }
     result = tier_peek(txn, item->key.hash, &old);
     if (result < 0)
         return result;
-    if (result == FRESHET_OK && !record_replaces(&item->record, &old, item->record.epoch)) {
+    there = result == FRESHET_OK;
+    if (there && writer_outdated(w, item, &old)) {
+        uint64_t seen = RECEIPT_WAITS;
+
+        if (item->receipt)
+            (void)atomic_compare_exchange_strong(&item->receipt->word, &seen, RECEIPT_OUTDATED);
         tally->refused++;
         return FRESHET_OK;
     }
-    result = tier_write(txn, &item->key, &item->record, item->value);
+    if (item->receipt && !writer_give_position(w, item, &record))
+        return FRESHET_OK;
+    if (evict_choose(&record, &item->key, w->control, clock_boot_ns(), false) != EVICT_KEEP ||
+        (there && !record_replaces(&record, &old, record.epoch))) {
+        tally->refused++;
+        return FRESHET_OK;
+    }
+    result = tier_write(txn, &item->key, &record, item->value);
     if (result == FRESHET_EINVAL) { /* above the limit that the tier was opened with: no fault of the transaction's */
         tally->dropped++;
         return FRESHET_OK;
@@ -433,6 +483,7 @@ static void items_free(struct item *item)
         struct item *next = item->next;
 
         turn_end(&item->turn);
+        receipt_drop(item->receipt);
         free(item);
         item = next;
     }
@@ -715,8 +766,8 @@ static void queue_append(struct writer *w, struct item *item)
     pthread_cond_signal(&w->work);
 }
 
-freshet_result writer_fill(struct writer *w, const struct key *key, const struct record *record, const void *value,
-                           uint64_t *ret_ticket)
+static freshet_result writer_hand_over(struct writer *w, const struct key *key, const struct record *record,
+                                       const void *value, struct receipt *receipt, uint64_t *ret_ticket)
 {
     struct item *item = NULL;
     bool taken = false;
@@ -724,8 +775,10 @@ freshet_result writer_fill(struct writer *w, const struct key *key, const struct
     if (record->value_size <= w->value_limit && !(item = item_make(key, record, value)))
         return fail(FRESHET_ENOMEM, "no memory to hand %llu bytes to the tier", (unsigned long long)record->value_size);
     pthread_mutex_lock(&w->lock);
-    if (item && (taken = queue_admits(w, item->size)))
+    if (item && (taken = queue_admits(w, item->size))) {
+        item->receipt = receipt;
         queue_append(w, item);
+    }
     if (ret_ticket)
         *ret_ticket = w->handed;
     pthread_mutex_unlock(&w->lock);
@@ -734,6 +787,35 @@ freshet_result writer_fill(struct writer *w, const struct key *key, const struct
     free(item);
     control_count(w->control, COUNT_FILLS_DROPPED, 1);
     return FRESHET_MISS;
+}
+
+freshet_result writer_fill(struct writer *w, const struct key *key, const struct record *record, const void *value,
+                           uint64_t *ret_ticket)
+{
+    return writer_hand_over(w, key, record, value, NULL, ret_ticket);
+}
+
+freshet_result writer_put_compared(struct writer *w, const struct key *key, const struct record *record,
+                                   const void *value, int64_t deadline_ns, uint64_t *ret_position)
+{
+    struct receipt *receipt = calloc(1, sizeof *receipt);
+    uint64_t ticket, word = RECEIPT_WAITS;
+    freshet_result result;
+
+    if (!receipt)
+        return fail(FRESHET_ENOMEM, "no memory for a put");
+    atomic_store(&receipt->holds, 2);
+    result = writer_hand_over(w, key, record, value, receipt, &ticket);
+    if (result != FRESHET_OK) {
+        free(receipt);
+        return result;
+    }
+    (void)writer_wait(w, ticket, deadline_ns);
+    /* One that is still to come must not: another put may follow before it does. */
+    (void)atomic_compare_exchange_strong(&receipt->word, &word, RECEIPT_GIVEN_UP);
+    receipt_drop(receipt);
+    *ret_position = word >> 2;
+    return (word & 3) == RECEIPT_TAKEN ? FRESHET_OK : word == RECEIPT_OUTDATED ? FRESHET_OUTDATED : FRESHET_MISS;
 }
 
 bool writer_ends_turn(struct writer *w, const struct turn *turn)

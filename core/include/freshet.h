@@ -165,6 +165,7 @@ typedef struct freshet_answer {
                               * -1 when none can be shown (always with FRESHET_STALE after a restart of the host) */
     int64_t ttl_ms;          /* left until it expires; -1: it does not */
     int64_t judged_at_ns;    /* CLOCK_BOOTTIME of the last clock reading before it was judged servable */
+    bool outdated;           /* loaded, but below the source version that is known of the key: nobody else gets it */
 } freshet_answer;
 
 typedef struct freshet_read_options {
@@ -205,7 +206,8 @@ typedef struct freshet_load_options {
 
 /* Get or load: like freshet_get, and on a miss let one caller load for all (on this host by waiting, in the fleet by a
  * ticket; who dies or is stopped in his loader is waited for no longer).  A load that a change overtakes answers its
- * caller but leaves nothing behind. */
+ * caller but leaves nothing behind.  One that turns out older than what is known of the key (its source_version is
+ * below) is not kept: the loader is called once more, with prefer_primary. */
 FRESHET_API freshet_result freshet_load(freshet *cache, const void *key, size_t key_size,
                                         const freshet_load_options *options, freshet_loader loader, void *arg,
                                         freshet_buf *buf, freshet_answer *answer);
@@ -216,7 +218,8 @@ typedef struct freshet_write_options {
     size_t struct_size;
     uint32_t deadline_ms;    /* 0: the cache's; when it passes first the change is FRESHET_QUEUED */
     uint32_t ttl_ms;         /* 0: the cache's; for a put only */
-    uint64_t source_version; /* the row version or LSN; 0: none.  A put below the stored one is FRESHET_OUTDATED */
+    uint64_t source_version; /* the row version or LSN; 0: none.  A put below the greatest that the key has seen since
+                              * the last clear is FRESHET_OUTDATED (without a fleet: below the tier's entry) */
 } freshet_write_options;
 
 /* What a change was given. */

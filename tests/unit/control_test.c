@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <log.h>
+#include <page.h>
 #include <signal.h>
 #include <stdio.h>
 #include <step.h>
@@ -769,4 +770,38 @@ TEST(the_seat_has_one_holder)
     taken = (int)control_counted(&one, COUNT_TAKEOVERS);
     EXPECT_EQ(taken, 1);
     EXPECT_EQ((uint64_t)control_seat(&one).pid + 999, control_seat(&one).holder);
+}
+
+/* Let this much time pass for the page. */
+static void page_ages(struct control *control, uint64_t ns)
+{
+    (void)atomic_fetch_sub(&control->parts[1].newest_change_ns, ns);
+    (void)atomic_fetch_sub(&control->page->mark_ns[1], ns);
+}
+
+TEST(a_change_is_remembered_as_lately_made_for_ten_seconds)
+{
+    const uint64_t second = CLOCK_NS_PER_S;
+    uint64_t first, later;
+
+    pages_make();
+    EXPECT(!control_changed_lately(&one, 1, 0)); /* never changed */
+    first = control_next_position(&one, 1);
+    EXPECT(control_changed_lately(&two, 1, first) && !control_changed_lately(&two, 0, first));
+    page_ages(&one, 9 * second);
+    EXPECT(control_changed_lately(&one, 1, first));
+    page_ages(&one, 2 * second);
+    EXPECT(!control_changed_lately(&one, 1, first));
+    later = control_next_position(&one, 1); /* of another key */
+    EXPECT(control_changed_lately(&one, 1, later));
+    page_ages(&one, 9 * second);
+    (void)control_next_position(&one, 1);
+    EXPECT(control_changed_lately(&one, 1, later));
+    page_ages(&one, 2 * second);
+    (void)control_next_position(&one, 1);
+    EXPECT(control_changed_lately(&one, 1, later)); /* no mark stands between them: rather too long */
+    EXPECT(!control_changed_lately(&one, 1, first));
+    page_ages(&one, 11 * second);
+    (void)control_next_position(&one, 1);
+    EXPECT(!control_changed_lately(&one, 1, later));
 }
