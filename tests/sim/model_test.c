@@ -1025,3 +1025,575 @@ TEST_LONG(scripts_answer_and_leave_behind_what_they_do_in_redis, 300)
     EXPECT(noted("OK") > 100 && noted("RECORD") > 10 && noted("TICKET") > 10 && noted("WAIT") > 10);
     EXPECT(noted("REFUSED") > 10 && noted("OUTDATED") > 10 && noted("CONFLICT") > 10 && noted("error") > 10);
 }
+
+/* ---- Lua as scripts find it ---- */
+
+static const char *const snippets[] = {
+    "return redis.call('GET')",
+    "return redis.pcall('GET')",
+    "return redis.call('NOPE')",
+    "return redis.call()",
+    "return redis.pcall()",
+    "return redis.call({})",
+    "return redis.call('GET', nil)",
+    "return redis.call('ECHO', 1)",
+    "return redis.call('ECHO', 0.1)",
+    "return redis.call('ECHO', 9007199254740991)",
+    "return redis.call('ECHO', 1e300)",
+    "return redis.call('SUBSCRIBE', 'x')",
+    "return redis.call('EVAL', 'return 1', 0)",
+    "return redis.error_reply('My error')",
+    "return redis.error_reply('-My error')",
+    "return redis.error_reply()",
+    "return redis.status_reply('fine')",
+    "return redis.status_reply(1)",
+    "return {err='oops'}",
+    "return {err='oops\\nfoo'}",
+    "return {ok='fine'}",
+    "\nx = 1",
+    "\nreturn y",
+    "\nerror('boo')",
+    "\nerror({err='boo'})",
+    "\nerror({err='BOO x'})",
+    "\nerror()",
+    "\nerror(5)",
+    "\nerror('boo', 0)",
+    "\nerror('boo', 2)",
+    "return nil .. 'x'",
+    "return nil + 1",
+    "return nil x .. 'x'",
+    "return (",
+    "return ('x'):rep(3)",
+    "local t = {} return t.a.b",
+    "return 3.99",
+    "return -3.99",
+    "return {1, 2, nil, 4}",
+    "return {1, {2, {3, 'x'}}, true, false, 5}",
+    "return true",
+    "return false",
+    "return nil",
+    "return {}",
+    "return function() end",
+    "redis.call('HSET', 'h', 'a', 'b') return redis.call('GET', 'h')",
+    "redis.call('HSET', 'h', 'a', 'b') return redis.pcall('GET', 'h')",
+    "redis.call('HSET', 'h', 'a', 'b') return redis.pcall('GET', 'h').err",
+    "return redis.call('HGETALL', 'h')",
+    "return redis.call('SET', 'k', 'v')",
+    "return redis.call('SET', 'k', 'v').ok",
+    "return redis.call('GET', 'none')",
+    "return type(redis.call('GET', 'none'))",
+    "return type(redis.call('XRANGE', 'none', '-', '+'))",
+    "redis.call('XADD', 's', '5-0', 'f', 'v') return type(redis.call('XRANGE', 's', '-', '+', 'COUNT', 0))",
+    "return redis.call('XRANGE', 's', '-', '+')[1][2][2]",
+    "local a, b = pcall(redis.call, 'GET') return {type(b), b}",
+    "local a, b = pcall(error, 'hu') return {type(b), b}",
+    "local a, b = pcall(function() error('hu') end) return {tostring(a), b}",
+    "local a, b = pcall(error, {err='x'}) return {type(b), b}",
+    "local a, b, c = pcall(function() return 1, 2 end) return {tostring(a), b, c}",
+    "return select('#', pcall(error))",
+    "return string.format('%d', 9007190664806400)",
+    "return string.format('%.0f', 2^53)",
+    "return string.format('%d', 'x')",
+    "return string.rep('ab', 3)",
+    "return string.rep(nil, 3)",
+    "return tostring(1e15) .. tostring(123456789012345678)",
+    "return tostring(0/0) .. tostring(1/0)",
+    "return tonumber('0x10') .. ' ' .. tostring(tonumber('1e3')) .. tostring(tonumber(' 5 ')) .. "
+    "tostring(tonumber(''))",
+    "return string.match('master_replid:abc', 'master_replid:(%x+)')",
+    "return math.max(1, 2.5) * 2",
+    "return math.max(1, 0/0) .. ''",
+    "return math.floor(-0.5) .. ''",
+    "return table.concat({1, 'a', 2.5}, ',')",
+    "local t = {3, 1, 2} table.sort(t) return t",
+    "return unpack({1, 2, 3})",
+    "return {unpack({1, 2, 3})}",
+    "return {bit.band(5, 3), bit.bor(5, 3), bit.bxor(5, 3), bit.bnot(0), bit.lshift(1, 31), bit.rshift(-1, 28)}",
+    "return {bit.tobit(2^32 - 1), bit.tobit(2^31), bit.lshift(1, 33)}",
+    "return redis.sha1hex('') .. redis.sha1hex('abc') .. redis.sha1hex(string.rep('a', 200))",
+    "return redis.sha1hex()",
+    "return redis.REDIS_VERSION_NUM > 0",
+    "return #KEYS + #ARGV",
+    "return struct.pack('>I8', 2^53)",
+    "return struct.pack('>I8', -1)",
+    "return struct.pack('>I8', 1.7)",
+    "return struct.pack('>I8')",
+    "return struct.pack('>I8', 'x')",
+    "return struct.pack('>I33', 1)",
+    "return struct.pack('>q', 1)",
+    "return struct.pack('c8', 'short')",
+    "return struct.pack('c0', 'whole') .. struct.pack('s', 'nul') .. struct.pack('c2', 'cut')",
+    "return struct.pack('>hHbBiIlLxfd', -2, 3, -4, 5, -6, 7, -8, 9, 1.5, 2.5)",
+    "return struct.pack('<hHbBiIlLxfd', -2, 3, -4, 5, -6, 7, -8, 9, 1.5, 2.5)",
+    "return {struct.unpack('>I2I2', 'abcd')}",
+    "return {struct.unpack('>I2c0', '\\0\\3abcdef')}",
+    "return {struct.unpack('>i1i2i4i8', string.rep('\\255', 15))}",
+    "return {struct.unpack('s', 'ab\\0cd')}",
+    "return {struct.unpack('s', 'abcd')}",
+    "return {struct.unpack('>I8', 'short')}",
+    "return {struct.unpack('>I2', 'abcd', 3)}",
+    "return {struct.unpack('>I2', 'abcd', 4)}",
+    "return {struct.unpack('>I2', 'abcd', 0)}",
+    "return {struct.unpack('c0', 'abcd')}",
+    "return tostring(struct.unpack('>I8', string.rep('\\255', 8)))",
+    "return tostring(struct.unpack('>d', struct.pack('>d', 0.1)))",
+    "return tostring(struct.unpack('<f', struct.pack('<f', 0.1)))",
+    "return struct.size('>I2I8c16d')",
+    "return struct.size('s')",
+    "return struct.size('c0')",
+    "return struct.size('i8i4 >i2')",
+    "string.foo = 1",
+    "redis.foo = 1",
+    "KEYS[3] = 'x' return KEYS[3]",
+    "local s = 0 for i = 1, 1000 do s = s + i end return s",
+    "local function f(n) if n == 0 then error('deep') end f(n - 1) end f(3)",
+    "local t = setmetatable({}, {__index = function(t, k) return k .. '!' end}) return t.x",
+};
+
+TEST(lua_is_as_scripts_find_it_in_redis)
+{
+    begin(1);
+    for (step = 0; step < sizeof snippets / sizeof *snippets; step++)
+        both_text(0, "EVAL", snippets[step], "1", "a-key", "an-argument", NULL);
+    both_text(0, "EVALSHA", "abc", "0", NULL);
+    both_text(0, "EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0", NULL);
+    both_text(0, "EVAL", "return 1", "x", NULL);
+    both_text(0, "EVAL", "return 1", "2", "a", NULL);
+    both_text(0, "EVAL", "return 1", "-1", NULL);
+    both_text(0, "EVAL", NULL);
+    both_text(0, "SCRIPT", "LOAD", "return 1", NULL);
+    both_text(0, "EVALSHA", "E0E1F9FABFC9D4800C877A703B823AC0578FF8DB", "0", NULL);
+    both_text(0, "SCRIPT", "EXISTS", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "aa", NULL);
+    both_text(0, "SCRIPT", "LOAD", "return x 1", NULL);
+    both_text(0, "SCRIPT", "FLUSH", NULL);
+    both_text(0, "EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0", NULL);
+    both_text(0, "SCRIPT", NULL);
+    both_text(0, "SCRIPT", "FOO", NULL);
+}
+
+TEST(the_connection_and_the_server_answer_as_in_redis)
+{
+    begin(1);
+    both_text(0, "PING", NULL);
+    both_text(0, "ping", "hello", NULL);
+    both_text(0, "PING", "a", "b", NULL);
+    both_text(0, "AUTH", "x", NULL);
+    both_text(0, "AUTH", "x", "y", NULL);
+    both_text(0, "AUTH", "default", "y", NULL);
+    both_text(0, "AUTH", "x", "y", "z", NULL);
+    both_text(0, "SELECT", "0", NULL);
+    both_text(0, "SELECT", "1", NULL);
+    both_text(0, "CLIENT", "SETNAME", "a b", NULL);
+    both_text(0, "CLIENT", "SETNAME", "freshet", NULL);
+    both_text(0, "CLIENT", "GETNAME", NULL);
+    both_text(0, "CLIENT", "SETNAME", "", NULL);
+    both_text(0, "CLIENT", "GETNAME", NULL);
+    both_text(0, "CLIENT", "SETNAME", NULL);
+    both_text(0, "CLIENT", "FOO", NULL);
+    both_text(0, "CLIENT", NULL);
+    both_text(0, "HELLO", "9", NULL);
+    both_text(0, "HELLO", "x", NULL);
+    both_text(0, "WAIT", "0", "0", NULL);
+    both_text(0, "WAIT", "x", "0", NULL);
+    both_text(0, "WAIT", "1", "-1", NULL);
+    both_text(0, "WAIT", "1", "x", NULL);
+    both_text(0, "ROLE", NULL);
+    both_text(0, "CONFIG", "GET", "maxmemory-policy", NULL);
+    both_text(0, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru", NULL);
+    both_text(0, "CONFIG", "GET", "maxmemory-policy", NULL);
+    both_text(0, "CONFIG", "SET", "maxmemory-policy", "noeviction", NULL);
+    both_text(0, "CONFIG", "GET", NULL);
+    both_text(0, "CONFIG", "FOO", NULL);
+    both_text(0, "INFO", "replication", NULL);
+    both_text(0, "FLUSHALL", "NOW", NULL);
+    both_text(0, "FLUSHALL", "ASYNC", NULL);
+    both_text(0, "UNSUBSCRIBE", NULL);
+    both_text(0, "UNSUBSCRIBE", "x", NULL);
+    both_text(0, "SUBSCRIBE", NULL);
+    both_text(0, "XINFO", "FOO", NULL);
+    both_text(0, "XINFO", "STREAM", "none", NULL);
+    both_text(0, "", NULL);
+}
+
+/* A script that needs no database may run anywhere; who may write is told with the same words. */
+static void ask_for_writes(void)
+{
+    both_text(0, "SET", "k", "v", NULL);
+    both_text(0, "GET", "k", NULL);
+    both_text(0, "DEL", "k", NULL);
+    both_text(0, "XADD", "k", "1-1", "f", "v", NULL);
+    both_text(0, "EVAL", "return redis.call('SET', 'k', 'v')", "0", NULL);
+    both_text(0, "EVAL", "return redis.pcall('SET', 'k', 'v')", "0", NULL);
+    both_text(0, "EVAL", "return redis.pcall('HSET', 'h', 'k', 'v').err", "0", NULL);
+    both_text(0, "EVAL", "return redis.call('UNLINK', 'k')", "0", NULL);
+    both_text(0, "EVAL", "return redis.call('GET', 'k')", "0", NULL);
+    both_text(0, "PUBLISH", "a", "b", NULL);
+}
+
+TEST(a_server_without_memory_refuses_as_redis_does)
+{
+    begin(1);
+    both_text(0, "SET", "k", "v", NULL);
+    (void)real_text("CONFIG", "SET", "maxmemory", "1", NULL);
+    redis_set_full(model, true);
+    ask_for_writes();
+    (void)real_text("CONFIG", "SET", "maxmemory", "0", NULL);
+    redis_set_full(model, false);
+    ask_for_writes();
+}
+
+TEST(a_replica_refuses_as_redis_does)
+{
+    begin(1);
+    both_text(0, "SET", "k", "v", NULL);
+    (void)real_text("REPLICAOF", "127.0.0.1", "1", NULL); /* nobody is there: the data stay */
+    redis_attach(model, redis_add(world, 1));
+    model_reply.size = 0;
+    both_text(0, "EXISTS", "none", NULL);
+    both_text(0, "SET", "k", "v", NULL);
+    both_text(0, "XADD", "k", "1-1", "f", "v", NULL);
+    both_text(0, "EVAL", "return redis.call('SET', 'k', 'v')", "0", NULL);
+    both_text(0, "EVAL", "return redis.pcall('SET', 'k', 'v')", "0", NULL);
+    both_text(0, "EVAL", "return redis.call('GET', 'none')", "0", NULL);
+    both_text(0, "WAIT", "0", "0", NULL);
+    both_text(0, "PUBLISH", "a", "b", NULL);
+    tell_texts();
+    for (int i = 0; i < SCRIPT_ALL; i++) {
+        struct words words = script_words(i);
+
+        both(&words, 0);
+    }
+}
+
+TEST(what_is_published_comes_as_in_redis)
+{
+    int listener;
+    struct reply heard = {0};
+    struct words words = {0};
+    size_t end = 0;
+
+    begin(1);
+    listener = wire_open();
+    word_text(&words, "SUBSCRIBE");
+    word_text(&words, "a");
+    word_text(&words, "b");
+    word_text(&words, "a");
+    wire_send(listener, &words, "");
+    redis_execute(model, CLIENT + 1, words.count, words.data, words.size, &model_reply);
+    for (int i = 0; i < 3; i++)
+        end = reply_end(&heard, listener, end);
+    compare(&words, heard.bytes, end, 0);
+    EXPECT(redis_subscribed(model, CLIENT + 1) && !redis_subscribed(model, CLIENT));
+    both_text(0, "PUBLISH", "a", "one", NULL);
+    both_text(0, "PUBLISH", "c", "two", NULL);
+    both_text(0, "EVAL", "return redis.call('PUBLISH', KEYS[1], 'thr\\0ee')", "1", "b", NULL);
+    heard.size = end = 0;
+    for (int i = 0; i < 2; i++)
+        end = reply_end(&heard, listener, end);
+    EXPECT(delivered.size == end && memcmp(delivered.bytes, heard.bytes, end) == 0);
+    /* Who listens may say little else. */
+    words.count = 0;
+    word_text(&words, "GET");
+    word_text(&words, "a");
+    wire_send(listener, &words, "");
+    redis_execute(model, CLIENT + 1, words.count, words.data, words.size, &model_reply);
+    heard.size = 0;
+    end = reply_end(&heard, listener, 0);
+    compare(&words, heard.bytes, end, 0);
+    words.count = 0;
+    word_text(&words, "PING");
+    wire_send(listener, &words, "");
+    redis_execute(model, CLIENT + 1, words.count, words.data, words.size, &model_reply);
+    heard.size = 0;
+    end = reply_end(&heard, listener, 0);
+    compare(&words, heard.bytes, end, 0);
+    both_text(0, "CLIENT", "KILL", "TYPE", "pubsub", NULL);
+    EXPECT(!redis_subscribed(model, CLIENT + 1));
+    both_text(0, "PUBLISH", "a", "nobody", NULL);
+    free(heard.bytes);
+    close(listener);
+}
+
+/* ---- replication, by itself: what it should be follows from the master ---- */
+
+/* Everything that a server shows of its keys, as one text. */
+static struct reply data_of(struct redis_server *server)
+{
+    static const char *const questions[][4] = {{"TYPE"}, {"PEXPIRETIME"}, {"GET"}, {"HGETALL"}, {"XINFO", "STREAM"}};
+    struct reply data = {0};
+
+    for (size_t i = 0; i < KEYS_COUNT * 6; i++) {
+        struct words words = {0};
+
+        if (i % 6 == 5) {
+            word_text(&words, "XRANGE");
+            word_text(&words, keys[i / 6]);
+            word_text(&words, "-");
+            word_text(&words, "+");
+        } else {
+            word_text(&words, questions[i % 6][0]);
+            if (questions[i % 6][1])
+                word_text(&words, questions[i % 6][1]);
+            word_text(&words, keys[i / 6]);
+        }
+        model_ask(server, &words);
+        data.bytes = realloc(data.bytes, data.size + model_reply.size + 1);
+        EXPECT(data.bytes != NULL);
+        memcpy(data.bytes + data.size, model_reply.bytes, model_reply.size);
+        data.size += model_reply.size;
+    }
+    return data;
+}
+
+static bool same_data(struct redis_server *a, struct redis_server *b)
+{
+    struct reply of_a = data_of(a), of_b = data_of(b);
+    bool same = of_a.size == of_b.size && memcmp(of_a.bytes, of_b.bytes, of_a.size) == 0;
+
+    free(of_a.bytes);
+    free(of_b.bytes);
+    return same;
+}
+
+/* Something for the model alone to do, which may well change its data. */
+static void random_work(struct redis_server *server)
+{
+    struct words words = {0};
+    size_t which = roll(COMMANDS_COUNT);
+
+    arena_used = 0;
+    now_us += (int64_t)roll(3000);
+    if (one_in(3)) {
+        words = script_words((int)roll(SCRIPT_ALL));
+    } else {
+        word_text(&words, commands[which].name);
+        for (const char *kind = commands[which].pattern; *kind; kind++)
+            word_of(&words, *kind);
+    }
+    model_ask(server, &words);
+}
+
+static int64_t replica_hears;
+
+static void hears(void *arg, struct redis_server *server, uint64_t client, const void *bytes, size_t size)
+{
+    (void)arg, (void)client, (void)bytes, (void)size;
+    replica_hears += redis_number(server) == 1;
+}
+
+static void begin_alone(uint64_t of_seed)
+{
+    static const struct redis_hooks hooks = {.now_us = model_now, .deliver = hears};
+
+    if (!arena)
+        EXPECT((arena = malloc(ROOM)) != NULL && (lua = redis_lua_open()) != NULL);
+    redis_close(world);
+    world = redis_open(lua, &hooks, of_seed);
+    model = redis_add(world, 0);
+    now_us = 1700000000000000;
+    seed = state = of_seed;
+    step = 0;
+    tell_texts();
+}
+
+TEST(a_replica_ends_up_with_what_its_master_has)
+{
+    for (uint64_t s = 1; s < 40; s++) {
+        struct redis_server *replica;
+
+        begin_alone(s);
+        replica = redis_add(world, 1);
+        for (step = 0; step < 300; step++) {
+            random_work(model);
+            if (step == 100)
+                redis_attach(replica, model);
+            if (step > 100 && one_in(4))
+                (void)redis_replicate(replica, redis_offset(replica) + roll(9));
+            if (one_in(90))
+                redis_flush(model);
+        }
+        EXPECT_EQ(redis_replicate(replica, UINT64_MAX), redis_offset(model));
+        EXPECT(same_data(model, replica));
+    }
+}
+
+TEST(a_master_that_lost_its_post_loses_what_its_replica_had_not_heard)
+{
+    struct redis_server *replica;
+    struct reply before, after;
+    char replid[REDIS_REPLID_SIZE + 1];
+
+    begin_alone(5);
+    replica = redis_add(world, 1);
+    redis_attach(replica, model);
+    EXPECT(strcmp(redis_replid(replica), redis_replid(model)) == 0);
+    strcpy(replid, redis_replid(model));
+    for (step = 0; step < 300; step++)
+        random_work(model);
+    (void)redis_replicate(replica, redis_offset(model) / 2);
+    EXPECT_EQ(redis_offset(replica), redis_offset(model) / 2);
+    before = data_of(replica);
+    redis_promote(replica);
+    after = data_of(replica);
+    EXPECT(redis_is_master(replica) && strcmp(redis_replid(replica), replid) != 0);
+    EXPECT(before.size == after.size && memcmp(before.bytes, after.bytes, after.size) == 0);
+    /* Both are masters now, and answer; nothing goes from one to the other. */
+    EXPECT(redis_is_master(model) && !same_data(model, replica));
+    random_work(model);
+    (void)redis_replicate(replica, UINT64_MAX);
+    redis_attach(model, replica);
+    EXPECT(!redis_is_master(model) && redis_master_of(model) == replica && same_data(model, replica));
+    for (step = 0; step < 100; step++)
+        random_work(replica);
+    (void)redis_replicate(model, UINT64_MAX);
+    EXPECT(same_data(model, replica));
+    free(before.bytes);
+    free(after.bytes);
+}
+
+static void set_number(struct redis_server *server, int number)
+{
+    struct words words = {0};
+
+    arena_used = 0;
+    word_text(&words, "SET");
+    word_text(&words, "string");
+    word_format(&words, "%d", number);
+    model_ask(server, &words);
+}
+
+static int get_number(struct redis_server *server)
+{
+    struct words words = {0};
+    int number = -1;
+
+    word_text(&words, "GET");
+    word_text(&words, "string");
+    model_ask(server, &words);
+    if (model_reply.bytes[1] != '-')
+        EXPECT(sscanf(model_reply.bytes, "$%*d\r\n%d", &number) == 1);
+    return number;
+}
+
+TEST(a_restart_keeps_what_it_is_told_to_keep_and_draws_a_new_replid)
+{
+    static const enum redis_data kinds[] = {REDIS_KEPT, REDIS_SNAPSHOT, REDIS_EMPTY, REDIS_SNAPSHOT};
+    static const int numbers[] = {2, 1, -1, 1};
+    char replid[REDIS_REPLID_SIZE + 1];
+
+    for (int i = 0; i < 4; i++) {
+        struct words words = {0};
+
+        begin_alone(6);
+        set_number(model, 1);
+        redis_save(model);
+        set_number(model, 2);
+        if (i == 3)
+            redis_reboot(model, REDIS_EMPTY);
+        word_text(&words, "SCRIPT");
+        word_text(&words, "LOAD");
+        word_text(&words, "return 1");
+        model_ask(model, &words);
+        strcpy(replid, redis_replid(model));
+        redis_reboot(model, kinds[i]);
+        EXPECT(strcmp(redis_replid(model), replid) != 0);
+        EXPECT_EQ(get_number(model), numbers[i]);
+        words.data[1] = "EXISTS", words.size[1] = 6;
+        words.data[2] = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", words.size[2] = 40;
+        model_ask(model, &words);
+        EXPECT(memcmp(model_reply.bytes, "*1\r\n:0\r\n", 8) == 0);
+    }
+}
+
+TEST(wait_says_how_many_replicas_have_it)
+{
+    struct redis_server *one, *two;
+    struct words wait = {0};
+
+    begin_alone(7);
+    one = redis_add(world, 1);
+    two = redis_add(world, 2);
+    redis_attach(one, model);
+    redis_attach(two, model);
+    set_number(model, 1);
+    word_text(&wait, "WAIT");
+    word_text(&wait, "1");
+    word_text(&wait, "500");
+    model_ask(model, &wait);
+    EXPECT(model_reply.waits && model_reply.wait_replicas == 1 && model_reply.wait_ms == 500);
+    EXPECT(model_reply.wait_offset == redis_offset(model) && model_reply.size == 0);
+    (void)redis_replicate(one, UINT64_MAX);
+    EXPECT_EQ(redis_acked(model, redis_offset(model)), 0);
+    redis_acknowledge(one);
+    EXPECT_EQ(redis_acked(model, redis_offset(model)), 1);
+    model_ask(model, &wait);
+    EXPECT(!model_reply.waits && memcmp(model_reply.bytes, ":1\r\n", 4) == 0);
+    set_number(model, 2);
+    redis_wait_reply(model, redis_offset(model), &model_reply);
+    EXPECT(memcmp(model_reply.bytes, ":0\r\n", 4) == 0);
+    /* A snapshot that is older than what the master still remembers is no place to go on from: a full copy. */
+    redis_save(two);
+    (void)redis_replicate(two, UINT64_MAX);
+    for (int i = 0; i < 500; i++) {
+        set_number(model, i);
+        (void)redis_replicate(one, UINT64_MAX);
+        (void)redis_replicate(two, UINT64_MAX);
+    }
+    redis_reboot(two, REDIS_SNAPSHOT);
+    EXPECT_EQ(redis_replicate(two, UINT64_MAX), redis_offset(model));
+    EXPECT_EQ(get_number(two), 499);
+}
+
+TEST(a_key_expires_by_its_servers_clock_and_on_a_replica_when_the_master_says_so)
+{
+    struct redis_server *replica;
+    struct words words = {0};
+
+    begin_alone(8);
+    replica = redis_add(world, 1);
+    redis_attach(replica, model);
+    word_text(&words, "SET");
+    word_text(&words, "string");
+    word_text(&words, "5");
+    word_text(&words, "PX");
+    word_text(&words, "1000");
+    model_ask(model, &words);
+    (void)redis_replicate(replica, UINT64_MAX);
+    EXPECT(get_number(model) == 5 && get_number(replica) == 5);
+    redis_set_clock(replica, 2000000);
+    EXPECT(get_number(model) == 5 && get_number(replica) == -1 && redis_count(replica) == 1);
+    now_us += 1000000;
+    EXPECT_EQ(get_number(model), 5);
+    now_us += 1000;
+    EXPECT(get_number(model) == -1 && redis_count(model) == 0 && redis_count(replica) == 1);
+    (void)redis_replicate(replica, UINT64_MAX);
+    EXPECT(redis_count(replica) == 0);
+    model_ask(model, &words);
+    redis_set_clock(model, -600000000);
+    now_us += 10000000;
+    EXPECT_EQ(get_number(model), 5);
+    redis_set_clock(model, 600000000);
+    redis_expire(model);
+    EXPECT(redis_count(model) == 0);
+    set_number(model, 1);
+    EXPECT(redis_evict(model, "string", 6) && !redis_evict(model, "string", 6) && get_number(model) == -1);
+}
+
+TEST(what_a_master_publishes_its_replicas_listeners_hear)
+{
+    struct redis_server *replica;
+    struct words words = {0};
+
+    begin_alone(9);
+    replica = redis_add(world, 1);
+    redis_attach(replica, model);
+    word_text(&words, "SUBSCRIBE");
+    word_text(&words, "a");
+    redis_execute(replica, CLIENT, words.count, words.data, words.size, &model_reply);
+    words.data[0] = "PUBLISH", words.size[0] = 7;
+    word_text(&words, "news");
+    model_ask(model, &words);
+    EXPECT_EQ(replica_hears, 0);
+    (void)redis_replicate(replica, UINT64_MAX);
+    EXPECT_EQ(replica_hears, 1);
+}

@@ -82,7 +82,7 @@ static struct item format_next(struct format *format)
         } else if (c == 'x') {
             item.size = 1;
         } else if (c != 's') {
-            luaL_error(format->lua, "invalid format option '%c'", c);
+            luaL_argerror(format->lua, 1, lua_pushfstring(format->lua, "invalid format option '%c'", c));
         }
         return item;
     }
@@ -116,7 +116,7 @@ static void add_string(struct format *format, luaL_Buffer *buffer, const struct 
     const char *bytes = luaL_checklstring(format->lua, arg, &size);
     size_t wanted = item->type == 's' || item->size == 0 ? size : item->size;
 
-    luaL_argcheck(format->lua, size >= wanted, arg, "string too short");
+    luaL_argcheck(format->lua, size >= wanted, arg + 1, "string too short"); /* it counts on first */
     luaL_addlstring(buffer, bytes, wanted);
     if (item->type == 's')
         luaL_addchar(buffer, '\0');
@@ -241,9 +241,9 @@ static int pack_size(lua_State *lua)
 
     while ((item = format_next(&format)).type) {
         if (item.type == 's')
-            luaL_argerror(lua, 1, "variable-size format in pack.size");
+            luaL_argerror(lua, 1, "option 's' has no fixed size");
         if (item.type == 'c' && item.size == 0)
-            luaL_argerror(lua, 1, "variable-length format in pack.size");
+            luaL_argerror(lua, 1, "option 'c0' has no fixed size");
         size += item.size;
     }
     lua_pushnumber(lua, (lua_Number)size);

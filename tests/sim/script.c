@@ -253,8 +253,12 @@ static int redis_table_sha1hex(lua_State *lua)
     size_t size;
     const char *text;
 
-    if (lua_gettop(lua) != 1)
-        return luaL_error(lua, "wrong number of arguments");
+    if (lua_gettop(lua) != 1) {
+        lua_createtable(lua, 0, 1);
+        lua_pushstring(lua, "ERR wrong number of arguments");
+        lua_setfield(lua, -2, "err");
+        return lua_error(lua);
+    }
     text = lua_tolstring(lua, 1, &size);
     sha1_hex(text ? text : "", text ? size : 0, hex);
     lua_pushstring(lua, hex);
