@@ -494,3 +494,31 @@ freshet_result host_loader(struct freshet_load_request *request, freshet_buf *va
     (void)request;
     return freshet_buf_set(value, arg, strlen(arg));
 }
+
+freshet_stats host_stats(freshet *cache)
+{
+    freshet_stats stats = FRESHET_INIT(freshet_stats);
+
+    EXPECT(freshet_stat(cache, &stats) == FRESHET_OK);
+    return stats;
+}
+
+bool host_proven(freshet *cache)
+{
+    freshet_stats stats = host_stats(cache);
+
+    return stats.proven_age_ms >= 0 && stats.proven_age_ms < stats.max_staleness_ms;
+}
+
+bool host_proven_in_another(freshet *cache, uint64_t epoch)
+{
+    return host_proven(cache) && host_stats(cache).epoch != epoch;
+}
+
+void host_share(freshet *a, freshet *b, const char *key, const char *value)
+{
+    EXPECT(test_until(host_put(a, key, value) == FRESHET_OK, 5000));
+    EXPECT(test_until(host_gets(b, key, value), 5000));
+    EXPECT(freshet_flush(a, 5000) == FRESHET_OK && freshet_flush(b, 5000) == FRESHET_OK);
+    EXPECT(test_until(host_peek(b, key, NULL, 0) == FRESHET_OK, 5000));
+}

@@ -54,4 +54,12 @@ freshet_result host_peek(freshet *cache, const char *key, char *value, size_t si
 /* A loader that answers the string `arg`. */
 freshet_result host_loader(struct freshet_load_request *request, freshet_buf *value, void *arg);
 
+/* What the library says of itself. */
+freshet_stats host_stats(freshet *cache);
+/* Is it proven just now that the host missed nothing?  And in another epoch than this one? */
+bool host_proven(freshet *cache);
+bool host_proven_in_another(freshet *cache, uint64_t epoch);
+/* Put through a, and have it in the tiers of both. */
+void host_share(freshet *a, freshet *b, const char *key, const char *value);
+
 #endif

@@ -12,27 +12,6 @@
 #define BOUND 300
 #define HEAD  "freshet:{default:0}:head"
 
-static freshet_stats stats_of(freshet *cache)
-{
-    freshet_stats stats = FRESHET_INIT(freshet_stats);
-
-    EXPECT(freshet_stat(cache, &stats) == FRESHET_OK);
-    return stats;
-}
-
-static bool proven_in_another(freshet *cache, uint64_t epoch)
-{
-    freshet_stats stats = stats_of(cache);
-
-    return stats.epoch != epoch && stats.proven_age_ms >= 0 && stats.proven_age_ms < stats.max_staleness_ms;
-}
-
-static void share(freshet *a, freshet *b, const char *key, const char *value)
-{
-    EXPECT(test_until(host_put(a, key, value) == FRESHET_OK, 3000));
-    EXPECT(test_until(host_gets(b, key, value), 3000));
-}
-
 TEST(after_flushall_all_hosts_go_on_in_one_new_epoch)
 {
     struct redis redis;
@@ -43,13 +22,13 @@ TEST(after_flushall_all_hosts_go_on_in_one_new_epoch)
     a = host_join(fresh_dir(), &redis, BOUND);
     b = host_join(fresh_dir(), &redis, BOUND);
     for (int round = 0; round < 3; round++) {
-        share(a, b, "k", "v");
-        before = stats_of(a);
-        EXPECT_EQ(before.epoch, stats_of(b).epoch);
+        host_share(a, b, "k", "v");
+        before = host_stats(a);
+        EXPECT_EQ(before.epoch, host_stats(b).epoch);
         (void)redis_do(&redis, "FLUSHALL");
-        EXPECT(test_until(proven_in_another(a, before.epoch) && proven_in_another(b, before.epoch), 5000));
-        EXPECT_EQ(stats_of(a).epoch, stats_of(b).epoch);
-        EXPECT(stats_of(a).position > before.position);
+        EXPECT(test_until(host_proven_in_another(a, before.epoch) && host_proven_in_another(b, before.epoch), 5000));
+        EXPECT_EQ(host_stats(a).epoch, host_stats(b).epoch);
+        EXPECT(host_stats(a).position > before.position);
         EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
         EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
     }
@@ -67,12 +46,12 @@ TEST(after_flushall_hosts_of_different_limits_are_all_proven_again)
     slow = host_join(fresh_dir(), &redis, 4000);
     quick = host_join(fresh_dir(), &redis, 100);
     for (int round = 0; round < 2; round++) {
-        uint64_t epoch = stats_of(slow).epoch;
+        uint64_t epoch = host_stats(slow).epoch;
 
         (void)redis_do(&redis, "FLUSHALL");
-        EXPECT(test_until(proven_in_another(quick, epoch), 5000)); /* it looks forty times as often */
-        EXPECT(test_until(proven_in_another(slow, epoch), 5000));
-        share(slow, quick, "k", "v");
+        EXPECT(test_until(host_proven_in_another(quick, epoch), 5000)); /* it looks forty times as often */
+        EXPECT(test_until(host_proven_in_another(slow, epoch), 5000));
+        host_share(slow, quick, "k", "v");
     }
     freshet_close(slow);
     freshet_close(quick);
@@ -87,15 +66,15 @@ TEST(a_change_that_meets_the_new_epoch_first_is_seen_by_all)
     redis_start(&redis, NULL);
     a = host_join(fresh_dir(), &redis, BOUND);
     b = host_join(fresh_dir(), &redis, BOUND);
-    share(a, b, "k", "old");
-    epoch = stats_of(a).epoch;
+    host_share(a, b, "k", "old");
+    epoch = host_stats(a).epoch;
     (void)redis_do(&redis, "FLUSHALL");
     EXPECT_EQ(host_put(a, "k", "new"), FRESHET_OK);
-    EXPECT(stats_of(a).epoch != epoch);
+    EXPECT(host_stats(a).epoch != epoch);
     /* What was confirmed lately is invalidated once more in a new epoch: at worst that costs the new value, too. */
     EXPECT(host_gets(a, "k", "new") || host_get(a, "k", NULL, 0) == FRESHET_MISS);
     EXPECT(test_until(!host_gets(b, "k", "old"), 2 * BOUND));
-    EXPECT(test_until(proven_in_another(b, epoch), 5000));
+    EXPECT(test_until(host_proven_in_another(b, epoch), 5000));
     EXPECT(!host_gets(b, "k", "old"));
     freshet_close(a);
     freshet_close(b);
@@ -110,12 +89,12 @@ TEST(a_redis_restarted_without_its_data_is_joined_anew)
     redis_start(&redis, NULL);
     a = host_join(fresh_dir(), &redis, BOUND);
     b = host_join(fresh_dir(), &redis, BOUND);
-    share(a, b, "k", "v");
-    epoch = stats_of(a).epoch;
+    host_share(a, b, "k", "v");
+    epoch = host_stats(a).epoch;
     redis_restart(&redis);
-    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
+    EXPECT(test_until(host_proven_in_another(a, epoch) && host_proven_in_another(b, epoch), 8000));
     EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
-    share(b, a, "k", "w");
+    host_share(b, a, "k", "w");
     freshet_close(a);
     freshet_close(b);
 }
@@ -129,15 +108,15 @@ TEST(what_redis_forgot_of_its_last_moments_is_sent_again)
     redis_start(&redis, (const char *const[]){"--save", "3600 1", NULL});
     a = host_join(fresh_dir(), &redis, BOUND);
     b = host_join(fresh_dir(), &redis, BOUND);
-    share(a, b, "k", "old");
-    share(a, b, "kept", "v");
+    host_share(a, b, "k", "old");
+    host_share(a, b, "kept", "v");
     (void)redis_do(&redis, "SAVE");
     EXPECT_EQ(host_invalidate(a, "k"),
               FRESHET_OK); /* confirmed, and then forgotten: the record is back after the restart */
-    epoch = stats_of(a).epoch;
+    epoch = host_stats(a).epoch;
     redis_restart(&redis);
-    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
-    EXPECT(stats_of(a).resent >= 1);
+    EXPECT(test_until(host_proven_in_another(a, epoch) && host_proven_in_another(b, epoch), 8000));
+    EXPECT(host_stats(a).resent >= 1);
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
     EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
     freshet_close(a);
@@ -168,12 +147,12 @@ TEST(a_head_that_fell_back_begins_a_new_epoch)
     redis_start(&redis, NULL);
     a = host_join(fresh_dir(), &redis, BOUND);
     b = host_join(fresh_dir(), &redis, BOUND);
-    share(a, b, "k", "v");
-    epoch = stats_of(a).epoch;
+    host_share(a, b, "k", "v");
+    epoch = host_stats(a).epoch;
     turn_back(&redis, a, 5);
-    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 5000));
-    EXPECT_EQ(stats_of(a).epoch, stats_of(b).epoch);
-    share(a, b, "k", "w");
+    EXPECT(test_until(host_proven_in_another(a, epoch) && host_proven_in_another(b, epoch), 5000));
+    EXPECT_EQ(host_stats(a).epoch, host_stats(b).epoch);
+    host_share(a, b, "k", "w");
     freshet_close(a);
     freshet_close(b);
 }
@@ -188,19 +167,19 @@ TEST(a_server_with_an_older_history_is_told_and_begins_a_newer_one)
     a = host_join(fresh_dir(), &redis, BOUND);
     b = host_join(fresh_dir(), &redis, BOUND);
     for (int round = 0; round < 2; round++) { /* each leaps 2^32 ahead: more than an hour before the clock */
-        epoch = stats_of(a).epoch;
+        epoch = host_stats(a).epoch;
         turn_back(&redis, a, 3);
-        EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 5000));
+        EXPECT(test_until(host_proven_in_another(a, epoch) && host_proven_in_another(b, epoch), 5000));
     }
-    share(a, b, "k", "v");
-    epoch = stats_of(a).epoch;
-    position = stats_of(a).position;
+    host_share(a, b, "k", "v");
+    epoch = host_stats(a).epoch;
+    position = host_stats(a).position;
     (void)redis_do(&redis, "FLUSHALL"); /* what begins now begins lower */
-    EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 10000));
-    EXPECT(stats_of(a).position > position);
-    EXPECT_EQ(stats_of(a).epoch, stats_of(b).epoch);
+    EXPECT(test_until(host_proven_in_another(a, epoch) && host_proven_in_another(b, epoch), 10000));
+    EXPECT(host_stats(a).position > position);
+    EXPECT_EQ(host_stats(a).epoch, host_stats(b).epoch);
     EXPECT_EQ(host_get(b, "k", NULL, 0), FRESHET_MISS);
-    share(b, a, "k", "w");
+    host_share(b, a, "k", "w");
     freshet_close(a);
     freshet_close(b);
 }
@@ -245,18 +224,18 @@ TEST(a_forged_head_of_a_huge_position_disables_nobody)
     for (int round = 0; round < 2; round++) {
         uint64_t epoch, position;
 
-        share(a, b, "k", "v");
-        epoch = stats_of(a).epoch;
-        position = stats_of(a).position;
+        host_share(a, b, "k", "v");
+        epoch = host_stats(a).epoch;
+        position = host_stats(a).position;
         EXPECT_EQ(head_get(&redis, head), 132);
         put64(head + 4, 0x1234567);
         put64(head + 52, forged[round]);
         (void)redis_ask(&redis, 3, (const void *const[]){"SET", HEAD, head}, (const size_t[]){3, strlen(HEAD), 132},
                         NULL);
-        EXPECT(test_until(proven_in_another(a, epoch) && proven_in_another(b, epoch), 8000));
-        EXPECT(stats_of(a).epoch == stats_of(b).epoch && stats_of(a).epoch != 0x1234567);
-        EXPECT(stats_of(a).position > position && stats_of(a).position < position + (UINT64_C(1) << 40));
-        share(b, a, "k", "w");
+        EXPECT(test_until(host_proven_in_another(a, epoch) && host_proven_in_another(b, epoch), 8000));
+        EXPECT(host_stats(a).epoch == host_stats(b).epoch && host_stats(a).epoch != 0x1234567);
+        EXPECT(host_stats(a).position > position && host_stats(a).position < position + (UINT64_C(1) << 40));
+        host_share(b, a, "k", "w");
     }
     freshet_close(a);
     freshet_close(b);
@@ -282,9 +261,9 @@ TEST(after_more_changes_than_are_remembered_everything_is_sent_again)
         size_t count = round == 0 ? 500 : 2100;
 
         EXPECT_EQ(freshet_invalidate_many(cache, keys, count, NULL, NULL), FRESHET_OK);
-        epoch = stats_of(cache).epoch;
+        epoch = host_stats(cache).epoch;
         (void)redis_do(&redis, "FLUSHALL");
-        EXPECT(test_until(proven_in_another(cache, epoch), 8000));
+        EXPECT(test_until(host_proven_in_another(cache, epoch), 8000));
         EXPECT_EQ(head_get(&redis, head), 132);
         EXPECT((get64(head + 116) != 0) == (round == 1)); /* where the last clear was asked for */
     }
@@ -305,9 +284,9 @@ TEST(a_demoted_master_proves_nothing)
     EXPECT(test_until(strstr(redis_do(&promoted, "INFO replication"), "master_link_status:up"), 20000));
     host = host_join(fresh_dir(), &old, BOUND);
     writer = host_join(fresh_dir(), &old, BOUND);
-    share(writer, host, "held", "OLD");
+    host_share(writer, host, "held", "OLD");
     EXPECT_EQ(host_put(writer, "far", "OLD"), FRESHET_OK); /* this one only Redis has */
-    EXPECT(test_until(stats_of(host).proven_age_ms >= 0 && stats_of(host).proven_age_ms < BOUND, 5000));
+    EXPECT(test_until(host_stats(host).proven_age_ms >= 0 && host_stats(host).proven_age_ms < BOUND, 5000));
     (void)redis_do(&promoted, "REPLICAOF NO ONE");
     (void)redis_do(&old, "REPLICAOF 127.0.0.1 1");
     other = host_join(fresh_dir(), &promoted, BOUND);

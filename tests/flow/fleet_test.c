@@ -13,21 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static freshet_stats stats_of(freshet *cache)
-{
-    freshet_stats stats = FRESHET_INIT(freshet_stats);
-
-    EXPECT(freshet_stat(cache, &stats) == FRESHET_OK);
-    return stats;
-}
-
-static bool proven(freshet *cache)
-{
-    freshet_stats stats = stats_of(cache);
-
-    return stats.proven_age_ms >= 0 && stats.proven_age_ms < stats.max_staleness_ms;
-}
-
 /* Open with other options than host_solo's. */
 static freshet *open_with(const char *dir, uint32_t partitions, uint32_t bound_ms, uint32_t deadline_ms)
 {
@@ -59,7 +44,7 @@ TEST(who_joins_is_proven_and_listens)
 
     redis_start(&redis, NULL);
     cache = host_join(fresh_dir(), &redis, 0);
-    stats = stats_of(cache);
+    stats = host_stats(cache);
     EXPECT(stats.fleet && stats.epoch != 0 && stats.renewals > 0);
     EXPECT(stats.proven_age_ms >= 0 && stats.proven_age_ms < 500);
     EXPECT_EQ(stats.subscriber_pid, getpid());
@@ -151,8 +136,8 @@ TEST(many_keys_of_all_partitions_go_at_once)
         EXPECT_EQ(host_get(a, names[i], NULL, 0), FRESHET_MISS);
         EXPECT(test_until(host_get(b, names[i], NULL, 0) == FRESHET_MISS, 500));
     }
-    EXPECT(proven(a) && proven(b));
-    EXPECT_EQ(stats_of(b).repairs, 0);
+    EXPECT(host_proven(a) && host_proven(b));
+    EXPECT_EQ(host_stats(b).repairs, 0);
     freshet_close(a);
     freshet_close(b);
 }
@@ -199,7 +184,7 @@ TEST(known_absence_expiry_and_source_versions_travel)
     options.source_version = 7;
     EXPECT_EQ(freshet_put(b, "row", 3, "7", 1, &options, NULL), FRESHET_OUTDATED);
     EXPECT(host_gets(b, "row", "8"));
-    EXPECT_EQ(stats_of(b).outbox, 0);
+    EXPECT_EQ(host_stats(b).outbox, 0);
     freshet_close(a);
     freshet_close(b);
 }
@@ -281,7 +266,7 @@ TEST(a_join_that_fails_leaves_the_cache_as_it_was)
     (void)redis_do(&redis, "CONFIG SET maxmemory-policy allkeys-lru");
     EXPECT_EQ(join(cache, redis.url), FRESHET_EREDIS);
     EXPECT(strstr(freshet_error(), "allkeys-lru") != NULL);
-    EXPECT(!stats_of(cache).fleet && host_gets(cache, "k", "alone"));
+    EXPECT(!host_stats(cache).fleet && host_gets(cache, "k", "alone"));
     EXPECT_EQ(host_put(cache, "k", "still"), FRESHET_OK);
     options.keyring = host_keyring();
     options.allow_evicting_redis = true;
@@ -305,7 +290,7 @@ TEST(a_fleet_takes_nobody_with_other_values)
     EXPECT(strstr(freshet_error(), "300") != NULL);
     cut = open_with(fresh_dir(), 2, 300, 1000);
     EXPECT_EQ(join(cut, redis.url), FRESHET_EINVAL);
-    EXPECT(!stats_of(cut).fleet && !stats_of(loose).fleet);
+    EXPECT(!host_stats(cut).fleet && !host_stats(loose).fleet);
     EXPECT_EQ(join(a, other.url), FRESHET_EBUSY);
     b = open_with(dir, 1, 300, 1000);
     EXPECT_EQ(host_put(a, "k", "v"), FRESHET_OK);
@@ -350,9 +335,9 @@ TEST(a_redis_that_comes_later_is_joined_then)
     EXPECT_EQ(join(cache, redis.url), FRESHET_UNPROVEN);
     EXPECT_EQ(host_get(cache, "k", NULL, 0), FRESHET_MISS);
     EXPECT_EQ(host_put(cache, "k", "v"), FRESHET_QUEUED);
-    EXPECT_EQ(stats_of(cache).outbox, 1);
+    EXPECT_EQ(host_stats(cache).outbox, 1);
     redis_restart(&redis);
-    EXPECT(test_until(proven(cache) && stats_of(cache).outbox == 0, 5000));
+    EXPECT(test_until(host_proven(cache) && host_stats(cache).outbox == 0, 5000));
     EXPECT_EQ(host_get(cache, "k", NULL, 0), FRESHET_MISS); /* a put that waited is an invalidation */
     EXPECT_EQ(host_put(cache, "k", "v"), FRESHET_OK);
     EXPECT(host_gets(cache, "k", "v"));
@@ -370,7 +355,7 @@ TEST(who_left_may_join_again)
     for (int i = 0; i < 5; i++) {
         freshet_leave(cache);
         EXPECT_EQ(host_put(cache, "k", "w"), FRESHET_EFLEET);
-        EXPECT_EQ(stats_of(cache).subscriber_pid, 0);
+        EXPECT_EQ(host_stats(cache).subscriber_pid, 0);
         EXPECT_EQ(join(cache, redis.url), FRESHET_OK);
         EXPECT(host_gets(cache, "k", "v"));
     }
@@ -416,7 +401,7 @@ TEST(two_handles_of_a_process_may_join_at_once)
             EXPECT_EQ(pthread_join(threads[i], NULL), 0);
         for (int i = 0; i < 2; i++) {
             EXPECT_EQ(joiners[i].result, FRESHET_OK);
-            EXPECT(proven(joiners[i].cache));
+            EXPECT(host_proven(joiners[i].cache));
         }
         EXPECT_EQ(host_put(joiners[0].cache, "k", "v"), FRESHET_OK);
         freshet_close(joiners[round % 2].cache);
@@ -442,7 +427,7 @@ TEST(a_second_handle_waits_for_the_proof_as_well)
     second = open_with(dir, 1, 0, 200);
     EXPECT_EQ(join(second, redis.url), FRESHET_UNPROVEN);
     redis_restart(&redis);
-    EXPECT(test_until(proven(second), 5000));
+    EXPECT(test_until(host_proven(second), 5000));
     EXPECT_EQ(join(second, redis.url), FRESHET_OK);
     freshet_close(first);
     EXPECT_EQ(host_put(second, "k", "v"), FRESHET_OK);
@@ -466,7 +451,7 @@ TEST(what_no_key_holder_signed_or_sealed_changes_nothing)
     EXPECT(host_gets(b, "k", "v"));
     for (int i = 0; i < 5; i++)
         (void)redis_do(&redis, "PUBLISH freshet:{default:0}:frames '%0*d'", 16 + i * 50, 0);
-    EXPECT(test_until(stats_of(b).frames_refused >= 5, 2000));
+    EXPECT(test_until(host_stats(b).frames_refused >= 5, 2000));
     EXPECT(freshet_flush(b, 0) == FRESHET_OK);
     EXPECT_EQ(host_peek(b, "k", NULL, 0), FRESHET_OK);
     /* A record out of nothing is a miss. */

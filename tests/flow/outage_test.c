@@ -12,21 +12,6 @@
 
 #define BOUND 300
 
-static freshet_stats stats_of(freshet *cache)
-{
-    freshet_stats stats = FRESHET_INIT(freshet_stats);
-
-    EXPECT(freshet_stat(cache, &stats) == FRESHET_OK);
-    return stats;
-}
-
-static bool proven(freshet *cache)
-{
-    freshet_stats stats = stats_of(cache);
-
-    return stats.proven_age_ms >= 0 && stats.proven_age_ms < stats.max_staleness_ms;
-}
-
 /* A host with a deadline short enough for an outage, and so perhaps too short for joining on a busy machine. */
 static freshet *join_with(const char *dir, struct redis *redis, freshet_policy policy)
 {
@@ -44,17 +29,8 @@ static freshet *join_with(const char *dir, struct redis *redis, freshet_policy p
     EXPECT_EQ(freshet_open(&cache, &options), FRESHET_OK);
     joined = freshet_join(cache, redis->url, &join);
     EXPECT(joined == FRESHET_OK || joined == FRESHET_UNPROVEN);
-    EXPECT(test_until(proven(cache), 5000));
+    EXPECT(test_until(host_proven(cache), 5000));
     return cache;
-}
-
-/* Put, and have it in the tiers of both. */
-static void share(freshet *a, freshet *b, const char *key, const char *value)
-{
-    EXPECT(test_until(host_put(a, key, value) == FRESHET_OK, 5000));
-    EXPECT(test_until(host_gets(b, key, value), 2000));
-    EXPECT(freshet_flush(a, 2000) == FRESHET_OK && freshet_flush(b, 2000) == FRESHET_OK);
-    EXPECT_EQ(host_peek(b, key, NULL, 0), FRESHET_OK);
 }
 
 TEST(without_redis_the_tier_serves_for_its_bound_and_then_misses)
@@ -66,7 +42,7 @@ TEST(without_redis_the_tier_serves_for_its_bound_and_then_misses)
     redis_start(&redis, NULL);
     a = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
     b = join_with(fresh_dir(), &redis, FRESHET_SERVE_STALE);
-    share(a, b, "k", "v");
+    host_share(a, b, "k", "v");
     redis_stop(&redis);
     from = test_now_ns();
     EXPECT_EQ(host_peek(b, "k", NULL, 0), FRESHET_OK);
@@ -86,21 +62,21 @@ TEST(changes_that_redis_did_not_get_are_queued_and_arrive)
     redis_start(&redis, (const char *const[]){"--save", "3600 1", NULL});
     a = join_with(fresh_dir(), &redis, FRESHET_SERVE_STALE);
     b = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
-    share(a, b, "k", "old");
-    share(a, b, "kept", "v");
+    host_share(a, b, "k", "old");
+    host_share(a, b, "kept", "v");
     (void)redis_do(&redis, "SAVE");
     redis_stop(&redis);
     EXPECT_EQ(host_invalidate(a, "k"), FRESHET_QUEUED);
     EXPECT_EQ(host_put(a, "other", "new"), FRESHET_QUEUED);
-    EXPECT_EQ(stats_of(a).outbox, 2);
+    EXPECT_EQ(host_stats(a).outbox, 2);
     /* Not served on this host, not even as stale, until it is confirmed. */
     EXPECT_EQ(host_get(a, "k", value, sizeof value), FRESHET_MISS);
     redis_restart(&redis);
-    EXPECT(test_until(stats_of(a).resent >= 2 && stats_of(a).outbox == 0, 5000));
+    EXPECT(test_until(host_stats(a).resent >= 2 && host_stats(a).outbox == 0, 5000));
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
     EXPECT(test_until(host_get(b, "k", NULL, 0) == FRESHET_MISS, BOUND)); /* confirmed: the bound runs from here */
     EXPECT_EQ(host_get(b, "other", NULL, 0), FRESHET_MISS);
-    EXPECT(test_until(proven(a) && proven(b), 5000));
+    EXPECT(test_until(host_proven(a) && host_proven(b), 5000));
     EXPECT_EQ(host_put(a, "k", "new"), FRESHET_OK);
     EXPECT(test_until(host_gets(b, "k", "new"), 1000));
     freshet_close(a);
@@ -122,7 +98,7 @@ TEST(a_stopped_redis_blocks_nobody_beyond_the_deadline)
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
     EXPECT(test_now_ns() - from < 1500 * 1000000LL);
     EXPECT_EQ(kill(redis.pid, SIGCONT), 0);
-    EXPECT(test_until(stats_of(a).outbox == 0 && proven(a), 8000));
+    EXPECT(test_until(host_stats(a).outbox == 0 && host_proven(a), 8000));
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
     freshet_close(a);
 }
@@ -157,9 +133,9 @@ TEST(a_dead_process_leaves_its_queued_changes_to_a_sibling)
     test_kill(child, SIGKILL);
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
     redis_restart(&redis);
-    EXPECT(test_until(stats_of(a).outbox == 0 && proven(a), 8000));
+    EXPECT(test_until(host_stats(a).outbox == 0 && host_proven(a), 8000));
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
-    EXPECT_EQ(stats_of(a).subscriber_pid, getpid());
+    EXPECT_EQ(host_stats(a).subscriber_pid, getpid());
     freshet_close(a);
 }
 
@@ -172,14 +148,14 @@ TEST(a_message_lost_with_its_connection_is_found_in_the_log)
     a = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
     b = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
     for (int round = 0; round < 10; round++) {
-        share(a, b, "k", "v");
+        host_share(a, b, "k", "v");
         (void)redis_do(&redis, "CLIENT KILL TYPE pubsub");
         EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK); /* the last message, and nobody heard it */
         int64_t told = test_now_ns();
         EXPECT(test_until(host_get(b, "k", NULL, 0) == FRESHET_MISS, 2000));
         EXPECT(test_now_ns() - told < (BOUND + 100) * 1000000LL);
     }
-    EXPECT_EQ(stats_of(b).repairs, 0);
+    EXPECT_EQ(host_stats(b).repairs, 0);
     freshet_close(a);
     freshet_close(b);
 }
@@ -202,9 +178,9 @@ TEST(a_log_that_was_trimmed_voids_what_it_may_have_named)
         EXPECT(test_until(host_put(mine, "k", "v") == FRESHET_OK, 5000));
         EXPECT(freshet_flush(mine, 2000) == FRESHET_OK && host_peek(mine, "k", NULL, 0) == FRESHET_OK);
         EXPECT_EQ(write(ready[1], "1", 1), 1);
-        EXPECT(test_until(stats_of(mine).repairs == 1, 20000));
+        EXPECT(test_until(host_stats(mine).repairs == 1, 20000));
         EXPECT_EQ(host_get(mine, "k", NULL, 0), FRESHET_MISS);
-        EXPECT(test_until(proven(mine), 2000));
+        EXPECT(test_until(host_proven(mine), 2000));
         test_child_done();
     }
     EXPECT_EQ(read(ready[0], &byte, 1), 1);
@@ -228,16 +204,16 @@ TEST(an_entry_of_the_log_that_nobody_signed_voids_up_to_it)
     redis_start(&redis, NULL);
     a = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
     b = join_with(fresh_dir(), &redis, FRESHET_SERVE_NONE);
-    share(a, b, "k", "v");
+    host_share(a, b, "k", "v");
     /* A writer to Redis replaces the entry to come: the next change's id is taken, so its script leaps to a new
      * epoch. */
-    stats = stats_of(a);
+    stats = host_stats(a);
     (void)redis_do(&redis, "XADD freshet:{default:0}:log %llu-0 f nonsense", (unsigned long long)stats.position + 1);
     EXPECT_EQ(host_invalidate(a, "k"), FRESHET_OK);
     EXPECT_EQ(host_get(a, "k", NULL, 0), FRESHET_MISS);
     EXPECT(test_until(host_get(b, "k", NULL, 0) == FRESHET_MISS, 1000));
-    EXPECT(test_until(proven(a) && proven(b), 3000));
-    share(a, b, "k", "w");
+    EXPECT(test_until(host_proven(a) && host_proven(b), 3000));
+    host_share(a, b, "k", "w");
     freshet_close(a);
     freshet_close(b);
 }
