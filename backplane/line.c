@@ -347,6 +347,13 @@ void lines_set_address(struct lines *lines, const struct url_address *address)
     pthread_mutex_unlock(&lines->mutex);
 }
 
+void lines_forget(struct lines *lines)
+{
+    pthread_mutex_lock(&lines->mutex);
+    lines->era++;
+    pthread_mutex_unlock(&lines->mutex);
+}
+
 /* Close a connection and keep its structure for the next. */
 static void lines_drop(struct lines *lines, struct line *line)
 {
@@ -579,6 +586,8 @@ freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv,
     free(bytes);
     if (result == FRESHET_OK && reply->type == RESP_ERROR &&
         (result = greeting_refusal(reply, lines->url)) != FRESHET_OK) {
+        if (resp_is_error(reply, "READONLY") || resp_is_error(reply, "MASTERDOWN"))
+            lines_forget(lines); /* a replica by now: the master is elsewhere, behind the same address */
         /* It was sent but not run; unless a script was, up to the command that its user may not use. */
         sent = resp_is_refusal(reply) && memmem(reply->text, reply->size, "script", 6);
         resp_free(reply);

@@ -29,6 +29,9 @@ void lines_abandon(struct lines *lines);
 /* Where to connect (resolved by the loop's thread or by join).  Another than before lets idle connections go. */
 void lines_set_address(struct lines *lines, const struct url_address *address);
 
+/* What is connected now leads to a server that is the master no more, perhaps: connect anew from now on. */
+void lines_forget(struct lines *lines);
+
 /* One command, one reply.  FRESHET_ENET (not reached or not answered in time; *ret_sent tells whether Redis may have
  * run it; may be NULL), FRESHET_EREDIS (connected, but AUTH or SELECT was refused; -NOAUTH, -NOPERM, -READONLY,
  * -WRONGPASS too), FRESHET_ENOMEM, FRESHET_ETOOBIG (a command above 512 MiB).  Other error replies come back as a reply

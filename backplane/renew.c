@@ -190,6 +190,7 @@ static freshet_result renew_look_noting(struct fleet *fleet, uint32_t partition,
         if (verdict == RENEW_BEYOND)
             break;
         if (verdict == RENEW_LOST || verdict == RENEW_OLDER) {
+            lines_forget(fleet->lines); /* it may be a master of yesterday */
             if (!insist)
                 break;
             claim = true;
@@ -383,6 +384,7 @@ static void renew_older(struct renew_part *part, const struct answer *answer)
     remote_say(FRESHET_WARN,
                "%s: Redis talks of an older history (position %" PRIu64 ", known %" PRIu64 "): connecting anew",
                fleet->name, answer->position, part->asked.page.position);
+    lines_forget(fleet->lines);
     link_drop(fleet->ask);
     if (fleet->ears)
         link_drop(fleet->ears);

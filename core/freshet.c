@@ -26,6 +26,7 @@
 #define TIER_MOST         (1ull << 46)
 #define TICKET_DEFAULT_MS 5000u
 #define TURN_ROUNDS       8 /* turns of others that a caller waits for, until it loads on its own */
+#define PREFER_PRIMARY_NS (10 * CLOCK_NS_PER_S) /* after a change; as long as scripts/head.lua has it */
 #define ASK_ROUNDS        4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
 
 /* ---- options ---- */
@@ -452,12 +453,24 @@ static void load_record(struct loading *l)
     };
 }
 
+/* Has something changed so lately, as far as this host knows, that the source's replica may not have it yet?  Asked
+ * where no ticket tells of the key itself. */
+static bool load_after_change(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+    uint64_t changed_ns = atomic_load(&control->parts[l->r.key.partition].newest_change_ns);
+
+    if (control_outbox_pending(control, &l->r.key))
+        return true;
+    return changed_ns != 0 && clock_boot_ns() - (int64_t)changed_ns < PREFER_PRIMARY_NS;
+}
+
 /* Load and keep nothing: no ticket was to be had in time. */
 static freshet_result load_unkept(struct loading *l)
 {
     freshet_result result;
 
-    l->prefer_primary = l->outdated || control_outbox_pending(&l->r.host->control, &l->r.key);
+    l->prefer_primary = l->outdated || load_after_change(l);
     l->outdated = false;
     result = load_call(l);
     if (result < 0)
@@ -521,7 +534,9 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     struct remote_record stored = {0};
     freshet_result result, filled;
 
-    l->prefer_primary = ticket->prefer_primary || l->outdated;
+    /* Redis has not heard of what waits in this host's outbox. */
+    l->prefer_primary =
+        ticket->prefer_primary || l->outdated || control_outbox_pending(&l->r.host->control, &l->r.key);
     l->outdated = l->unshared = false;
     result = load_call(l);
     if (result < 0 || l->content.value_size > l->value_max) {

@@ -121,7 +121,10 @@ void remote_raise(struct remote_host *remote, const uint8_t (*hashes)[16], uint3
 
 void remote_raise_clear(struct remote_host *remote, uint32_t partition, uint64_t position)
 {
-    (void)control_raise(&host_behind(remote)->control.parts[partition].clear, position);
+    struct control_part *part = &host_behind(remote)->control.parts[partition];
+
+    if (control_raise(&part->clear, position))
+        (void)control_raise(&part->newest_change_ns, (uint64_t)clock_boot_ns());
 }
 
 void remote_applied(struct remote_host *remote, uint32_t partition, uint64_t position)
