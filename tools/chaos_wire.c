@@ -44,7 +44,7 @@ static uint64_t wire_random(struct wire *wire)
     return z ^ (z >> 31);
 }
 
-/* When what is read now is due; nothing overtakes what was read before. */
+/* When what is read now is due.  It may be before what was read earlier: it waits behind that, nothing overtakes. */
 static uint64_t wire_due_ns(struct wire *wire)
 {
     const struct fault *fault = &wire->fault;
@@ -52,9 +52,7 @@ static uint64_t wire_due_ns(struct wire *wire)
 
     if (fault->jitter_ms)
         due_ns += wire_random(wire) % (fault->jitter_ms * NS_PER_MS + 1);
-    if (due_ns < wire->last_due_ns)
-        due_ns = wire->last_due_ns;
-    return wire->last_due_ns = due_ns;
+    return due_ns;
 }
 
 /* False: no memory. */

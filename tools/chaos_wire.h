@@ -49,10 +49,9 @@ struct wire {
     struct wire_counts counts;
     struct wire_counts *total; /* counted along: of all connections */
     struct chunk *first, *last;
-    size_t held, limit;   /* bytes of chunks, their heads included */
-    size_t writing;       /* bytes of the first chunk that libuv has now; 0: none */
-    uint64_t last_due_ns; /* nothing overtakes */
-    uint64_t free_ns;     /* bandwidth: when the next byte may go */
+    size_t held, limit; /* bytes of chunks, their heads included */
+    size_t writing;     /* bytes of the first chunk that libuv has now; 0: none */
+    uint64_t free_ns;   /* bandwidth: when the next byte may go */
     uint64_t random;
     uint64_t cut_ns; /* when a reset waits no longer */
     bool started, reading;
