@@ -799,7 +799,7 @@ freshet_result writer_put_compared(struct writer *w, const struct key *key, cons
                                    const void *value, int64_t deadline_ns, uint64_t *ret_position)
 {
     struct receipt *receipt = calloc(1, sizeof *receipt);
-    uint64_t ticket, word = RECEIPT_WAITS;
+    uint64_t ticket = 0, word = RECEIPT_WAITS;
     freshet_result result;
 
     if (!receipt)
