@@ -1098,8 +1098,7 @@ static const char *const snippets[] = {
     "return string.rep(nil, 3)",
     "return tostring(1e15) .. tostring(123456789012345678)",
     "return tostring(0/0) .. tostring(1/0)",
-    "return tonumber('0x10') .. ' ' .. tostring(tonumber('1e3')) .. tostring(tonumber(' 5 ')) .. "
-    "tostring(tonumber(''))",
+    "return tonumber('0x10') .. tostring(tonumber('1e3')) .. tostring(tonumber(' 5 ')) .. tostring(tonumber(''))",
     "return string.match('master_replid:abc', 'master_replid:(%x+)')",
     "return math.max(1, 2.5) * 2",
     "return math.max(1, 0/0) .. ''",

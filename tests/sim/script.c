@@ -21,7 +21,7 @@
 
 #define BUCKETS 64u
 
-/* Lua's memory: pieces of a few sizes that are handed out again and again, which takes a quarter off a script's time. */
+/* Lua's memory: pieces of a few sizes, handed out again and again, which takes a quarter off a script's time. */
 #define PIECE_STEP  16u
 #define PIECE_KINDS 33u /* up to 512 bytes */
 #define BLOCK_SIZE  65536u
