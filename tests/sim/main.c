@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <freshet_fleet.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,11 +31,12 @@ static struct plan plan;
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: freshet-sim [--first-seed S] [--seeds N] [--verbose] [--no-shrink]\n"
+    fprintf(stderr, "usage: freshet-sim [--first-seed S] [--seeds N] [--verbose] [--no-shrink] [--one]\n"
                     "  --first-seed S   the first seed, 1 unless given\n"
                     "  --seeds N        how many, 1 unless given\n"
                     "  --verbose        tell all that happens (one seed is enough to read)\n"
                     "  --no-shrink      do not look for a failing seed's shortest history\n"
+                    "  --one            end with the first seed that fails\n"
                     "The last line is \"N seeds, N violations\".  Exit status: 0 none, 1 some, 2 bad usage.\n");
     exit(2);
 }
@@ -94,10 +96,10 @@ static void shrink(void)
 
 static void place_make(void)
 {
-    (void)snprintf(place, sizeof place, "/dev/shm/freshet-sim.%d", (int)getpid());
-    if (mkdir(place, 0700) != 0) {
-        (void)snprintf(place, sizeof place, "/tmp/freshet-sim.%d", (int)getpid());
-        if (mkdir(place, 0700) != 0) {
+    strcpy(place, "/dev/shm/freshet-sim.XXXXXX");
+    if (!mkdtemp(place)) {
+        strcpy(place, "/tmp/freshet-sim.XXXXXX");
+        if (!mkdtemp(place)) {
             perror(place);
             exit(2);
         }
@@ -173,8 +175,8 @@ static bool seed_run(uint64_t seed, bool verbose, bool shrinking)
 
 int main(int argc, char **argv)
 {
-    uint64_t first = 1, seeds = 1, violations = 0, trace = 0;
-    bool verbose = false, shrinking = true;
+    uint64_t first = 1, seeds = 1, done = 0, violations = 0, trace = 0;
+    bool verbose = false, shrinking = true, one = false;
     struct timespec begun, ended;
 
     for (int i = 1; i < argc; i++) {
@@ -182,6 +184,8 @@ int main(int argc, char **argv)
             verbose = true;
         else if (strcmp(argv[i], "--no-shrink") == 0)
             shrinking = false;
+        else if (strcmp(argv[i], "--one") == 0)
+            one = true;
         else if (strcmp(argv[i], "--first-seed") == 0 && i + 1 < argc)
             first = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc)
@@ -192,18 +196,21 @@ int main(int argc, char **argv)
     figures = mmap(NULL, sizeof *figures, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (figures == MAP_FAILED)
         return 2;
+    (void)mallopt(M_TOP_PAD, 16 << 20); /* the kernel is asked less often */
+    (void)mallopt(M_TRIM_THRESHOLD, 64 << 20);
     libc_init();
     place_make();
     world_prepare();
     clock_gettime(CLOCK_MONOTONIC, &begun);
-    for (uint64_t seed = first; seed < first + seeds; seed++) {
+    for (uint64_t seed = first; seed < first + seeds && !(one && violations); seed++) {
         violations += !seed_run(seed, verbose, shrinking);
+        done++;
         trace = (trace ^ figures->trace) * UINT64_C(0x100000001b3);
     }
     clock_gettime(CLOCK_MONOTONIC, &ended);
     figures->trace = trace;
     tell_figures((double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) / 1e9);
     place_remove();
-    printf("%llu seeds, %llu violations\n", (unsigned long long)seeds, (unsigned long long)violations);
+    printf("%llu seeds, %llu violations\n", (unsigned long long)done, (unsigned long long)violations);
     return violations ? 1 : 0;
 }

@@ -25,6 +25,7 @@
  * side, may share it (nothing of one is seen by another). */
 struct redis_lua;
 struct redis_lua *redis_lua_open(void);
+void redis_lua_hoard(struct redis_lua *lua); /* collect no garbage from now on: for a process that soon ends */
 void redis_lua_close(struct redis_lua *lua); /* after the worlds; NULL is welcome */
 
 struct redis_server;

@@ -622,6 +622,11 @@ struct redis_lua *redis_lua_open(void)
     return engine;
 }
 
+void redis_lua_hoard(struct redis_lua *lua)
+{
+    (void)lua_gc(lua->lua, LUA_GCSTOP, 0);
+}
+
 void redis_lua_close(struct redis_lua *engine)
 {
     if (!engine)
@@ -674,16 +679,24 @@ static void script_learn(struct redis_server *server, const struct script *scrip
     server->scripts[script->number] = true;
 }
 
+static struct script *script_of_text(const struct redis_lua *engine, const char *text, size_t size)
+{
+    for (unsigned i = 0; i < BUCKETS; i++)
+        for (struct script *script = engine->scripts[i]; script; script = script->next)
+            if (script->size == size && memcmp(script->text, text, size) == 0)
+                return script;
+    return NULL;
+}
+
 /* The text compiled, now or before; NULL: it does not compile, which was replied. */
 static struct script *script_compile(struct call *call, const char *text, size_t size)
 {
     struct redis_lua *engine = call->server->world->lua;
     char sha1[SHA1_HEX_SIZE + 1];
-    struct script *script, **bucket;
+    struct script *script = script_of_text(engine, text, size), **bucket;
 
-    sha1_hex(text, size, sha1);
-    script = script_find(engine, sha1);
     if (!script) {
+        sha1_hex(text, size, sha1);
         if (luaL_loadbuffer(engine->lua, text, size, "@user_script") != 0) {
             reply_error(call->reply, "ERR Error compiling script (new function): %s", lua_tostring(engine->lua, -1));
             lua_settop(engine->lua, 0);
@@ -691,8 +704,10 @@ static struct script *script_compile(struct call *call, const char *text, size_t
         }
         lua_rawgeti(engine->lua, LUA_REGISTRYINDEX, engine->environment);
         lua_setfenv(engine->lua, -2);
-        script = reply_alloc(sizeof *script);
+        script = reply_alloc(sizeof *script + size);
         memcpy(script->sha1, sha1, sizeof sha1);
+        memcpy(script->text, text, size);
+        script->size = size;
         script->number = engine->scripts_count++;
         script->ref = luaL_ref(engine->lua, LUA_REGISTRYINDEX);
         bucket = script_bucket(engine, sha1);

@@ -10,6 +10,8 @@ struct script {
     int ref;         /* of the compiled text, in Lua's registry */
     unsigned number; /* its place in a server's list of what it knows */
     struct script *next;
+    size_t size; /* of the text, which follows: met again, it is known without being hashed */
+    char text[];
 };
 
 #endif

@@ -472,6 +472,7 @@ void world_run(struct plan *plan, bool telling, const char *place, const char *k
     libc_start(plan->seed);
     check_start();
     attack_start(plan->seed);
+    redis_lua_hoard(lua);
     net_start(plan->seed, lua, check_ran);
     world_begin(place);
     sim_run(plan->ends);
