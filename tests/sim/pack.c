@@ -89,9 +89,21 @@ static struct item format_next(struct format *format)
     return item;
 }
 
+int64_t pack_integer(double number)
+{
+    return number >= -0x1p63 && number < 0x1p63 ? (int64_t)number : INT64_MIN; /* also what is not a number */
+}
+
+static uint64_t pack_bits(double number)
+{
+    if (number >= 0x1p63)
+        return number < 0x1p64 ? (uint64_t)number : 0;
+    return (uint64_t)pack_integer(number);
+}
+
 static void add_number(struct format *format, luaL_Buffer *buffer, size_t size, double number)
 {
-    uint64_t bits = number < 0 ? (uint64_t)(int64_t)number : (uint64_t)number;
+    uint64_t bits = pack_bits(number);
     uint8_t bytes[NUMBER_MOST] = {0};
 
     for (size_t i = 0; i < size; i++)
@@ -182,7 +194,7 @@ static size_t told_size(lua_State *lua, int *results)
 
     if (*results == 0 || !lua_isnumber(lua, -1))
         luaL_error(lua, "format 'c0' needs a previous size");
-    size = (size_t)lua_tonumber(lua, -1);
+    size = (size_t)pack_bits(lua_tonumber(lua, -1));
     lua_pop(lua, 1);
     --*results;
     return size;

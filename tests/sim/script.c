@@ -220,7 +220,7 @@ static void reply_value(lua_State *lua, struct redis_reply *reply)
         reply_bulk(reply, text, size);
         break;
     case LUA_TNUMBER:
-        reply_integer(reply, (long long)lua_tonumber(lua, -1));
+        reply_integer(reply, pack_integer(lua_tonumber(lua, -1)));
         break;
     case LUA_TBOOLEAN:
         if (lua_toboolean(lua, -1))
@@ -392,7 +392,7 @@ static void push_redis(struct redis_lua *engine)
 
 static uint32_t bit_arg(lua_State *lua, int arg)
 {
-    return (uint32_t)(int64_t)luaL_checknumber(lua, arg);
+    return (uint32_t)pack_integer(luaL_checknumber(lua, arg));
 }
 
 static int bit_push(lua_State *lua, uint32_t bits)
