@@ -884,6 +884,145 @@ TEST(the_control_socket_takes_a_line_at_a_time_from_anybody)
     end(&scene);
 }
 
+/* ---- all at once ---- */
+
+#define CLIENTS 6u
+#define SERVERS 64u
+
+/* One end of a connection: what it sends and hears follows from the client's number and the place. */
+struct talker {
+    int fd; /* -1: none */
+    bool server;
+    uint32_t id; /* a server learns it from the first four bytes */
+    size_t sent, heard;
+};
+
+static uint8_t byte_at(uint32_t id, bool up, size_t at)
+{
+    if (up && at < 4)
+        return (uint8_t)(id >> 8 * at);
+    return (uint8_t)(id * 37 + at * 11 + (at >> 8) * 3 + up);
+}
+
+static void talker_end(struct talker *talker)
+{
+    close(talker->fd);
+    talker->fd = -1;
+}
+
+/* Send a little, hear what there is: the next bytes of the stream, and no others. */
+static void talk(struct talker *talker, uint64_t *seed)
+{
+    uint8_t bytes[8192];
+    size_t size = test_random(seed) % sizeof bytes;
+    ssize_t done;
+
+    if (!talker->server || talker->heard >= 4) {
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = byte_at(talker->id, !talker->server, talker->sent + i);
+        done = send(talker->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        talker->sent += done > 0 ? (size_t)done : 0;
+    }
+    done = recv(talker->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    for (ssize_t i = 0; i < done; i++, talker->heard++) {
+        if (talker->server && talker->heard < 4)
+            talker->id |= (uint32_t)bytes[i] << 8 * talker->heard;
+        EXPECT_EQ(bytes[i], byte_at(talker->id, talker->server, talker->heard));
+    }
+    if (done == 0 || (done < 0 && errno != EAGAIN))
+        talker_end(talker);
+}
+
+static void say_something(const struct chaos *chaos, uint64_t *seed)
+{
+    static const char *const verbs[] = {"latency 3 jitter 5",
+                                        "latency off",
+                                        "bandwidth 300K",
+                                        "bandwidth off",
+                                        "drop 20000",
+                                        "drop",
+                                        "reset 5000",
+                                        "reset",
+                                        "drop off",
+                                        "half-open",
+                                        "half-open off",
+                                        "pause",
+                                        "resume",
+                                        "latency 1",
+                                        "clear",
+                                        "clear",
+                                        "bandwidth 1M",
+                                        "reset 100000",
+                                        "list",
+                                        "stat"};
+    static const char *const ways[] = {"", "", "up", "down", "both"};
+    static const char *const whom[] = {"", "all", "old", "new", "next 1", "next 3", "conn"};
+    uint64_t dice = test_random(seed);
+    const char *verb = verbs[dice % 20], *who = whom[(dice >> 16) % 7];
+    char line[100], number[24] = "";
+
+    if (strcmp(verb, "list") == 0 || strcmp(verb, "stat") == 0)
+        snprintf(line, sizeof line, "%s", verb);
+    else if (dice >> 60 == 0)
+        snprintf(line, sizeof line, "%s", dice & 1 << 20 ? "refuse" : "accept");
+    else {
+        if (strcmp(who, "conn") == 0)
+            snprintf(number, sizeof number, " %d", (int)(dice >> 32 & 63) + 1);
+        snprintf(line, sizeof line, "%s %s %s%s", verb, ways[(dice >> 8) % 5], who, number);
+    }
+    const char *answer = chaos_say(chaos, line);
+    EXPECT(strncmp(answer, "OK", 2) == 0 || strstr(answer, "there is no connection") || strstr(answer, "say clear"));
+}
+
+/* Whatever is said in whatever order: what arrives is the beginning of what was sent, and nothing hangs in the end. */
+TEST(no_order_of_commands_gives_a_stream_a_hole)
+{
+    static struct talker clients[CLIENTS], servers[SERVERS];
+    uint64_t seed = 20261121, heard = 0;
+    struct scene scene;
+    uint32_t id = 0;
+
+    begin_with(&scene, CHAOS_TCP, (const char *const[]){"--buffer", "32K", NULL});
+    EXPECT_EQ(fcntl(scene.server.fd, F_SETFL, O_NONBLOCK), 0);
+    for (uint32_t i = 0; i < SERVERS; i++)
+        servers[i].fd = -1;
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        clients[i].fd = -1;
+    for (int step = 0; step < 4000; step++) {
+        if (step % 4 == 0)
+            say_something(&scene.chaos, &seed);
+        for (uint32_t i = 0; i < CLIENTS; i++) {
+            if (clients[i].fd < 0)
+                clients[i] = (struct talker){.fd = dial(&scene.chaos), .id = ++id};
+            else if (test_random(&seed) % 200 == 0)
+                talker_end(&clients[i]);
+            else
+                talk(&clients[i], &seed);
+        }
+        for (uint32_t i = 0; i < SERVERS; i++) {
+            size_t before = servers[i].heard;
+
+            if (servers[i].fd < 0)
+                servers[i] = (struct talker){.fd = accept(scene.server.fd, NULL, NULL), .server = true};
+            else
+                talk(&servers[i], &seed);
+            heard += servers[i].heard > before ? servers[i].heard - before : 0;
+        }
+    }
+    EXPECT(heard > 1000000);
+    chaos_do(&scene.chaos, "clear");
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        if (clients[i].fd >= 0)
+            talker_end(&clients[i]);
+    for (uint32_t i = 0; i < SERVERS; i++)
+        if (servers[i].fd >= 0)
+            talker_end(&servers[i]);
+    close(scene.server.fd);
+    EXPECT(test_until(chaos_number(&scene.chaos, "connections") == 0, WAIT_MS));
+    EXPECT(chaos_number(&scene.chaos, "cut") > 20 && chaos_number(&scene.chaos, "up.lost") > 0);
+    chaos_stop(&scene.chaos);
+}
+
 /* ---- the program ---- */
 
 /* Run it to its end; what it wrote to both outputs. */

@@ -575,15 +575,15 @@ static void expect_survives_cuts(const char *verb, const char *way, unsigned fir
     end(&scene);
 }
 
-TEST_LONG(replies_that_end_in_the_middle_are_survived, 300)
+TEST_LONG(replies_that_end_in_the_middle_are_survived, 900)
 {
     expect_survives_cuts("drop", "down", 1, test_long_runs() ? 1 : 61, 1500);
 }
-TEST_LONG(requests_that_end_in_the_middle_are_survived, 300)
+TEST_LONG(requests_that_end_in_the_middle_are_survived, 900)
 {
     expect_survives_cuts("drop", "up", 1, test_long_runs() ? 1 : 61, 1500);
 }
-TEST_LONG(connections_that_are_reset_in_the_middle_are_survived, 300)
+TEST_LONG(connections_that_are_reset_in_the_middle_are_survived, 900)
 {
     expect_survives_cuts("reset", "both", 2, test_long_runs() ? 1 : 67, 1500);
 }
