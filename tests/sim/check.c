@@ -510,6 +510,8 @@ void check_changed(struct sim_op *op, freshet_result result)
                        freshet_error());
         return;
     }
+    if (world.plan->alone && op->kind == OP_PUT) /* nobody else tells */
+        truth.values[op->token].born = sim_now;
     for (unsigned key = 0; key < world.plan->keys && truth.word_count < WORDS_MAX; key++) {
         if (!op->version[key])
             continue;

@@ -37,7 +37,8 @@ static void plan_shape(struct plan *plan, struct sim_random *random)
 {
     static const uint32_t bounds[] = {200, 300, 500, 800};
 
-    plan->hosts = 2 + (unsigned)sim_below(random, 2);
+    plan->alone = sim_chance(random, 0.04);
+    plan->hosts = plan->alone ? 1 : 2 + (unsigned)sim_below(random, 2);
     plan->places = plan->hosts + (unsigned)sim_below(random, 3);
     for (unsigned i = 0; i < plan->places; i++)
         plan->place_host[i] = i < plan->hosts ? i : (unsigned)sim_below(random, plan->hosts);
@@ -61,7 +62,7 @@ static void plan_shape(struct plan *plan, struct sim_random *random)
 
 static void plan_op(struct plan *plan, struct sim_random *random, unsigned place, unsigned client)
 {
-    static const unsigned chances[OP_KINDS] = {30, 35, 18, 4, 10, 3};
+    static const unsigned chances[OP_KINDS] = {22, 33, 12, 17, 4, 9, 3};
     struct sim_op *op = &plan->ops[plan->op_count];
     unsigned pick = (unsigned)sim_below(random, 100), kind = 0;
 
@@ -86,6 +87,8 @@ static bool fault_fits(const struct plan *plan, enum fault_kind kind)
 {
     /* The hint to ask the database's primary lasts ten seconds of Redis's clock from the last change that Redis
      * remembers: who lets the clock leap or the memory be evicted has no hint, and must not ask a lagging replica. */
+    if (plan->alone)
+        return kind == FAULT_KILL || kind == FAULT_STOP || kind == FAULT_HOST_CLOCK;
     return plan->replica_lag_ns == 0 || (kind != FAULT_REDIS_CLOCK && kind != FAULT_EVICT);
 }
 
@@ -123,7 +126,7 @@ void plan_make(struct plan *plan, uint64_t seed)
             for (unsigned i = 0; i < ops && plan->op_count < EVENTS_MAX; i++)
                 plan_op(plan, &random, place, client);
         }
-    if (sim_chance(&random, 0.12)) {
+    if (!plan->alone && sim_chance(&random, 0.12)) {
         plan->attack = sim_chance(&random, 0.5) ? ATTACK_PUBLISH : ATTACK_WRITE;
         for (unsigned i = 0; i < 20; i++) {
             plan->faults[i] = (struct fault){.number = EVENTS_MAX + i, .kind = FAULT_ATTACK};

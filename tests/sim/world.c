@@ -137,6 +137,30 @@ static void op_read(freshet *cache, struct sim_op *op)
     freshet_buf_free(&buf);
 }
 
+/* Look again and again, at what is in the tier, for a little longer than the bound. */
+static void op_watch(freshet *cache, struct sim_op *op)
+{
+    freshet_read_options read = FRESHET_INIT(freshet_read_options);
+    freshet_buf buf = {0};
+    size_t size;
+    const char *key = world_key(op->key, &size);
+
+    read.bound_ms = op->bound_ms;
+    read.tier_only = true;
+    op_read(cache, op);
+    for (unsigned i = 0, misses = 0; i < 20 && misses < 3; i++) {
+        freshet_answer answer = FRESHET_INIT(freshet_answer);
+        freshet_result result;
+
+        op->begun = sim_now;
+        result = freshet_get(cache, key, size, &read, &buf, &answer);
+        check_read(op, result, &buf, &answer, false);
+        misses += result == FRESHET_MISS;
+        sim_sleep(world.plan->bound_ms * SIM_MS / 12 + op->before_ns / 64);
+    }
+    freshet_buf_free(&buf);
+}
+
 static void op_commit(struct sim_op *op, unsigned key)
 {
     op->version[key] = commit(key, op->remove);
@@ -199,13 +223,15 @@ static void op_change(freshet *cache, struct sim_op *op)
 
 static void op_run(freshet *cache, struct sim_op *op)
 {
-    static const char *const names[OP_KINDS] = {"get", "load", "invalidate", "invalidate two", "put", "clear"};
+    static const char *const names[OP_KINDS] = {"get", "load", "watch", "invalidate", "invalidate two", "put", "clear"};
 
     sim_sleep(op->gap_ns);
     op->begun = sim_now;
     sim_self->op = op;
     world_tell("op %u: %s %u", op->number, names[op->kind], op->key);
-    if (op->kind == OP_GET || op->kind == OP_LOAD)
+    if (op->kind == OP_WATCH)
+        op_watch(cache, op);
+    else if (op->kind == OP_GET || op->kind == OP_LOAD)
         op_read(cache, op);
     else
         op_change(cache, op);
@@ -258,13 +284,13 @@ static void *process_main(void *arg)
 {
     unsigned place = (unsigned)(uintptr_t)arg;
     freshet_join_options options = FRESHET_INIT(freshet_join_options);
-    freshet_result result;
+    freshet_result result = FRESHET_OK;
     freshet *cache = process_open();
 
     options.keyring = world.keyring;
     options.connect_ms = 300;
     options.allow_evicting_redis = true;
-    while ((result = freshet_join(cache, "redis://127.0.0.1:6379", &options)) != FRESHET_OK &&
+    while (!world.plan->alone && (result = freshet_join(cache, "redis://127.0.0.1:6379", &options)) != FRESHET_OK &&
            result != FRESHET_UNPROVEN) {
         world_tell("join: %s: %s", freshet_result_name(result), freshet_error());
         sim_sleep(100 * SIM_MS);
@@ -308,7 +334,7 @@ bool world_settled(void)
 
         if (!control || control_outbox_waiting(control, UINT32_MAX) > 0)
             return false;
-        for (uint32_t p = 0; p < world.plan->partitions; p++) {
+        for (uint32_t p = 0; !world.plan->alone && p < world.plan->partitions; p++) {
             int64_t proven = control_proven_ns(control, p), now = sim_boot_ns(process->host, sim_now);
 
             if (proven == 0 || now - proven >= world.plan->bound_ms * SIM_MS)

@@ -18,7 +18,7 @@
 
 /* ---- the plan ---- */
 
-enum op_kind { OP_GET, OP_LOAD, OP_INVALIDATE, OP_INVALIDATE_TWO, OP_PUT, OP_CLEAR, OP_KINDS };
+enum op_kind { OP_GET, OP_LOAD, OP_WATCH, OP_INVALIDATE, OP_INVALIDATE_TWO, OP_PUT, OP_CLEAR, OP_KINDS };
 
 struct sim_op {
     unsigned number; /* bit in the mask */
@@ -74,6 +74,7 @@ struct plan {
     enum attack attack;
     unsigned hosts, places, clients, keys, partitions;
     uint32_t bound_ms, deadline_ms;
+    bool alone; /* one host without a fleet */
     bool serve_stale, sources;
     int64_t ends;           /* no fault begins later */
     int64_t replica_lag_ns; /* of the database */
