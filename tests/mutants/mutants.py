@@ -20,6 +20,10 @@ def unit(test):
     return ('unit-test', test)
 
 
+def model(test):
+    return ('model-test', test)
+
+
 MUTANTS = [
     # ---- P2: a load that a change overtakes leaves nothing
     mutant('a fill needs no ticket', 'backplane/scripts/fill.lua',
@@ -183,4 +187,54 @@ MUTANTS = [
            "    if (ret_frame->partition != partition || memcmp(ret_frame->cache, cache, 16) != 0)\n"
            "        return RECEIVE_FOREIGN;\n", "    (void)cache;\n",
            flow('fleet_test.'), unit('decide_test.')),
+    # ---- the simulator's Redis: what it proves is worth what the model is
+    mutant('model: a key lives a millisecond less', 'tests/sim/command.c',
+           "call->now_ms <= entry->expires_ms || call->applies", "call->now_ms < entry->expires_ms || call->applies",
+           model('a_key_expires')),
+    mutant('model: a replica expires by itself', 'tests/sim/command.c',
+           "call->now_ms <= entry->expires_ms || call->applies", "call->now_ms <= entry->expires_ms",
+           model('a_key_expires'), model('a_replica_ends_up')),
+    mutant('model: the last id may come again', 'tests/sim/xstream.c',
+           "return stream_compare(id, stream->last) > 0;", "return stream_compare(id, stream->last) >= 0;",
+           model('commands_answer')),
+    mutant('model: one entry more in a node', 'tests/sim/stream.c',
+           "#define NODE_ENTRIES 100u", "#define NODE_ENTRIES 101u", model('an_approximate_trim')),
+    mutant('model: a node of 4,000 bytes', 'tests/sim/stream.c',
+           "#define NODE_BYTES   4096u", "#define NODE_BYTES   4000u", model('commands_answer')),
+    mutant('model: an approximate trim is exact', 'tests/sim/stream.c',
+           "if (!trim->approximate)", "if (trim)", model('commands_answer')),
+    mutant('model: SET keeps the time to live', 'tests/sim/string.c',
+           "put(call, key, value)->expires_ms = KEYS_NO_EXPIRY;", "(void)put(call, key, value);",
+           model('commands_answer'), model('scripts_answer')),
+    mutant('model: MGET takes a hash for a string', 'tests/sim/string.c',
+           "entry && entry->type == VALUE_STRING ? entry : NULL", "entry", model('commands_answer')),
+    mutant('model: an empty hash stays', 'tests/sim/hash.c',
+           "if (entry && entry->fields_count == 0)", "if (false)", model('commands_answer')),
+    mutant('model: GETRANGE forgets the last byte', 'tests/sim/string.c',
+           "(size_t)(last - first + 1)", "(size_t)(last - first)", model('commands_answer')),
+    mutant('model: a script that nobody sent is known', 'tests/sim/script.c',
+           "return script && script->number < server->scripts_count && server->scripts[script->number];",
+           "(void)server;\n    return script;",
+           model('lua_is_as_scripts'), model('a_restart_keeps')),
+    mutant('model: scripts may write globals', 'tests/sim/script.c',
+           'return luaL_error(lua, "Attempt to modify a readonly table");', "lua_rawset(lua, 1);\n    return 0;",
+           model('lua_is_as_scripts')),
+    mutant('model: a script writes on a replica', 'tests/sim/command.c',
+           "else if (call->server->master && command->flags & COMMAND_WRITE)\n"
+           '        reply_error(call->reply, "%s", read_only);\n'
+           "    else if (call->full", "else if (call->full", model('a_replica_refuses')),
+    mutant('model: unpack reads signed', 'tests/sim/pack.c',
+           "if (item->type == 'I')\n        return (double)bits;", "", model('lua_is_as_scripts')),
+    mutant('model: nothing is delivered', 'tests/sim/command.c',
+           "deliver(server, client, channel, size, message, message_size);", "", model('what_is_published')),
+    mutant('model: a replica hears all at once', 'tests/sim/redis.c',
+           "replica->offset < up_to && replica->offset < master->offset", "replica->offset < master->offset",
+           model('a_master_that_lost')),
+    mutant('model: a replica is told how long, not until when', 'tests/sim/generic.c',
+           "        expire_tell(call, ms);", "        (void)expire_tell;", model('a_replica_ends_up')),
+    mutant('model: who is promoted keeps the replid', 'tests/sim/redis.c',
+           "server->offset2 = (int64_t)server->offset + 1;\n    server_draw_replid(server);",
+           "server->offset2 = (int64_t)server->offset + 1;", model('a_master_that_lost')),
+    mutant('model: WAIT counts who was sent it', 'tests/sim/redis.c',
+           "one->acked >= offset", "one->offset >= offset", model('wait_says')),
 ]
