@@ -11,7 +11,8 @@ static const struct {
     enum answer_status status;
 } statuses[] = {
     {"OK", ANSWER_OK},     {"OUTDATED", ANSWER_OUTDATED}, {"REFUSED", ANSWER_REFUSED},   {"RECORD", ANSWER_RECORD},
-    {"WAIT", ANSWER_WAIT}, {"TICKET", ANSWER_TICKET},     {"CONFLICT", ANSWER_CONFLICT},
+    {"WAIT", ANSWER_WAIT}, {"TICKET", ANSWER_TICKET},     {"CONFLICT", ANSWER_CONFLICT}, {"GUARDED", ANSWER_GUARDED},
+    {"FULL", ANSWER_FULL},
 };
 
 static bool is_text(const struct resp *item)

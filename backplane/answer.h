@@ -25,6 +25,8 @@ enum answer_status {
     ANSWER_RECORD,
     ANSWER_WAIT,
     ANSWER_TICKET,
+    ANSWER_GUARDED,
+    ANSWER_FULL,
     ANSWER_CONFLICT /* the fleet was made with other values; the rest has them */
 };
 

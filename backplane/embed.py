@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 import sys
 
-SCRIPTS = ["change", "put", "ticket", "fill", "report", "leave"]
+SCRIPTS = ["change", "put", "ticket", "fill", "report", "leave", "guard", "hold"]
 
 
 def c_bytes(data):

@@ -201,6 +201,7 @@ static void fleet_ask_up(struct link *link, void *arg)
     if (!fleet->refused)
         fleet_heard(fleet, true, "");
     renew_look_all(fleet);
+    guards_hurry(fleet);
 }
 
 static void fleet_ask_down(struct link *link, freshet_result why, void *arg)
@@ -274,15 +275,20 @@ static void fleet_loop_start(struct loop *loop, void *arg)
         link_open(loop, &fleet->url, fleet->connect_ms, FRAME_MAX + FLEET_REPLY_ROOM, &fleet_ears_events, fleet);
     if (fleet->ask)
         link_start(fleet->ask);
-    if (!good || !fleet->ask || !fleet->ears || !seat_init(fleet))
+    if (!good || !fleet->ask || !fleet->ears || !seat_init(fleet) || !guards_start(fleet))
         remote_say(FRESHET_ERROR, "%s: no memory for the fleet's loop: this process cannot renew", fleet->name);
 }
 
 static void fleet_loop_wake(struct loop *loop, void *arg)
 {
+    struct fleet *fleet = arg;
+
     (void)loop;
-    renew_look_all(arg);
-    outbox_drain(arg);
+    guards_turn(fleet);
+    if (!atomic_exchange(&fleet->looks, false))
+        return;
+    renew_look_all(fleet);
+    outbox_drain(fleet);
 }
 
 static void fleet_loop_stop(struct loop *loop, void *arg)
@@ -293,6 +299,7 @@ static void fleet_loop_stop(struct loop *loop, void *arg)
     seat_fini(fleet);
     renew_fini(fleet);
     outbox_fini(fleet);
+    guards_stop(fleet);
     if (fleet->ask)
         link_close(fleet->ask);
     if (fleet->ears)
@@ -308,6 +315,7 @@ static void fleet_loop_lost(struct loop *loop, void *arg)
     (void)loop;
     seat_lost(fleet);
     outbox_fini(fleet);
+    guards_lost(fleet);
     fleet->ask = fleet->ears = NULL;
     fleet->renew.timer = NULL;
     atomic_store(&fleet->silent, true);
@@ -320,6 +328,12 @@ static const struct loop_events fleet_loop_events = {
 /* ---- callers' threads ---- */
 
 void fleet_wake(struct fleet *fleet)
+{
+    atomic_store(&fleet->looks, true);
+    fleet_nudge(fleet);
+}
+
+void fleet_nudge(struct fleet *fleet)
 {
     pthread_mutex_lock(&fleet->lock);
     if (fleet->loop && !atomic_load(&fleet->lost))
@@ -397,6 +411,7 @@ static void fleet_free(struct fleet *fleet)
 {
     if (!fleet)
         return;
+    guards_fini(&fleet->guards);
     lines_close(fleet->lines);
     if (fleet->keyring)
         keyring_close(fleet->keyring);
@@ -421,6 +436,7 @@ static freshet_result fleet_make(struct fleet **ret_fleet, struct remote_host *h
         return remote_fail(FRESHET_ENOMEM, "no memory to join");
     pthread_mutex_init(&fleet->lock, NULL);
     pthread_mutex_init(&fleet->receive.lock, NULL);
+    guards_init(&fleet->guards);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&fleet->news, &attributes);
@@ -577,6 +593,10 @@ static const struct remote_ops fleet_ops = {
     .fill = store_fill,
     .give_back = store_give_back,
     .change = publish_change,
+    .guard_begin = guard_begin,
+    .guard_left = guard_left,
+    .guard_end = guard_end,
+    .guard_drop = guard_drop,
     .away = fleet_away,
     .close = fleet_close,
     .abandon = fleet_abandon,

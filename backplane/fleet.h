@@ -10,6 +10,7 @@
 
 #include <answer.h>
 #include <freshet_fleet.h>
+#include <guard.h>
 #include <keyring.h>
 #include <line.h>
 #include <link.h>
@@ -71,6 +72,8 @@ struct fleet {
     pthread_mutex_t lock; /* guards `loop`; never held while waiting for Redis */
     pthread_cond_t news;  /* something was proven */
     struct loop *loop;
+    _Atomic bool looks; /* who woke the loop wants it to look for changes, too */
+    struct guards guards;
 
     /* the loop's thread */
     struct loop *turning; /* the loop itself, known here before `loop` is set */
@@ -109,8 +112,10 @@ int64_t fleet_boot_ns(const struct fleet *fleet, uint64_t redis_us);
 /* Learn from a report's answer, just received: Redis's clock, and the fleet's max_staleness. */
 void fleet_learn(struct fleet *fleet, int64_t asked_ns, const struct renew_report *report);
 
-/* Callers' threads: have the loop look; start it again if it was lost. */
+/* Callers' threads: have the loop look for changes and send what waits; only have it turn; start it again if it was
+ * lost. */
 void fleet_wake(struct fleet *fleet);
+void fleet_nudge(struct fleet *fleet);
 void fleet_mind(struct fleet *fleet);
 
 /* The loop's thread: our own connection got an answer, or did not; said once each. */

@@ -80,9 +80,8 @@ bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kin
     return true;
 }
 
-/* What all changes begin with: head, log, the records; context, channel, message. */
-static void publish_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words, uint32_t partition,
-                          uint32_t count)
+void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words, uint32_t partition,
+                         uint32_t count)
 {
     const struct fleet_names *names = &fleet->names[partition];
     struct remote_part page;
@@ -107,7 +106,7 @@ void publish_words(struct fleet *fleet, struct publish_work *work, enum frame_ki
 {
     struct fleet_words words = {work->argv, work->sizes, 0};
 
-    publish_begin(fleet, work, &words, partition, kind == FRAME_CLEAR ? 0 : count);
+    publish_words_begin(fleet, work, &words, partition, kind == FRAME_CLEAR ? 0 : count);
     bytes_put64(work->source, source_version);
     fleet_word_text(&words, kind == FRAME_CLEAR ? "clear" : "invalidate");
     fleet_word(&words, work->source, sizeof work->source);
@@ -122,7 +121,7 @@ static void publish_put_words(struct fleet *fleet, struct publish_work *work, ui
 {
     struct fleet_words words = {work->argv, work->sizes, 0};
 
-    publish_begin(fleet, work, &words, partition, 1);
+    publish_words_begin(fleet, work, &words, partition, 1);
     bytes_put64(work->versions, work->version);
     bytes_put64(work->writers, fleet->writer);
     bytes_put64(work->source, put->source_version);
@@ -140,20 +139,7 @@ static void publish_put_words(struct fleet *fleet, struct publish_work *work, ui
 
 /* ---- one frame on its way ---- */
 
-struct publishing {
-    struct fleet *fleet;
-    struct publish_work *work;
-    enum frame_kind kind;
-    uint32_t partition;
-    uint32_t count;      /* keys in work->hashes */
-    uint32_t slots;      /* entries of the outbox, in work->slots */
-    bool stands_for_all; /* the outbox had no room: its entry is a clear that stands for our keys */
-    uint64_t source_version;
-    int64_t deadline_ns;
-};
-
-/* Write down what is about to be sent. */
-static void publish_write_down(struct publishing *p)
+void publish_write_down(struct publishing *p)
 {
     struct remote_host *host = p->fleet->host;
 
@@ -167,8 +153,7 @@ static void publish_write_down(struct publishing *p)
     (void)remote_outbox_add(host, p->partition, NULL, 0, p->work->slots); /* there is always room for a clear */
 }
 
-/* It stays in the outbox. */
-static freshet_result publish_queue(struct publishing *p)
+freshet_result publish_queue(struct publishing *p)
 {
     remote_outbox_queue(p->fleet->host, p->work->slots, p->slots);
     remote_count(p->fleet->host, REMOTE_QUEUED, 1);
@@ -202,9 +187,8 @@ static freshet_result publish_confirmed(struct publishing *p, const struct answe
     return publish_queue(p);
 }
 
-/* The script's reply, or why there is none.  FRESHET_OK, FRESHET_QUEUED, FRESHET_OUTDATED. */
-static freshet_result publish_settle(struct publishing *p, freshet_result asked, const struct resp *reply,
-                                     struct answer *ret_answer)
+freshet_result publish_settle(struct publishing *p, freshet_result asked, const struct resp *reply,
+                              struct answer *ret_answer)
 {
     if (asked != FRESHET_OK) {
         remote_say(FRESHET_DEBUG, "%s: a change waits for Redis: %s", p->fleet->name, freshet_error());
@@ -213,6 +197,11 @@ static freshet_result publish_settle(struct publishing *p, freshet_result asked,
     (void)answer_read(ret_answer, reply);
     if (ret_answer->status == ANSWER_OK)
         return publish_confirmed(p, ret_answer);
+    if (ret_answer->status == ANSWER_GUARDED && p->kind == FRAME_PUT) {
+        freshet_result result = publish_confirmed(p, ret_answer);
+
+        return result == FRESHET_OK ? FRESHET_GUARDED : result;
+    }
     if (ret_answer->status == ANSWER_OUTDATED && p->kind == FRAME_PUT) {
         remote_outbox_done(p->fleet->host, p->work->slots, p->slots);
         return FRESHET_OUTDATED;
@@ -325,7 +314,7 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
                           &reply, NULL);
     result = publish_settle(p, result, reply, &answer);
     resp_free(reply);
-    if (result == FRESHET_OK)
+    if (result == FRESHET_OK || result == FRESHET_GUARDED)
         *confirm = (struct remote_confirm){
             .epoch = answer.epoch,
             .position = answer.position,

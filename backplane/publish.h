@@ -8,7 +8,10 @@
 #include <frame.h>
 #include <remote.h>
 
+struct answer;
 struct fleet;
+struct fleet_words;
+struct resp;
 
 #define PUBLISH_TOMBSTONE_MS "86400000" /* how long a key's source version outlives it: a day */
 
@@ -37,6 +40,32 @@ bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kin
 /* The words of the change script, for a signed invalidation or clear. */
 void publish_words(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition,
                    uint32_t count, uint64_t source_version);
+
+/* What all changes begin with: head, log, the records of work->hashes; context, channel, message. */
+void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words, uint32_t partition,
+                         uint32_t count);
+
+/* One frame on its way. */
+struct publishing {
+    struct fleet *fleet;
+    struct publish_work *work;
+    enum frame_kind kind;
+    uint32_t partition;
+    uint32_t count;      /* keys in work->hashes */
+    uint32_t slots;      /* entries of the outbox, in work->slots */
+    bool stands_for_all; /* the outbox had no room: its entry is a clear that stands for our keys */
+    uint64_t source_version;
+    int64_t deadline_ns;
+};
+
+/* Write down in the outbox what is about to be sent. */
+void publish_write_down(struct publishing *p);
+/* It stays in the outbox: FRESHET_QUEUED. */
+freshet_result publish_queue(struct publishing *p);
+/* What the script's reply, or its lack, means for what was written down; on a confirmation the fences are raised.
+ * FRESHET_OK, FRESHET_QUEUED, and for a put FRESHET_OUTDATED, FRESHET_GUARDED. */
+freshet_result publish_settle(struct publishing *p, freshet_result asked, const struct resp *reply,
+                              struct answer *ret_answer);
 
 freshet_result publish_change(void *remote, const struct remote_change *change, int64_t deadline_ns,
                               struct remote_confirm *ret_confirm);

@@ -4,7 +4,17 @@
 
 #include <stddef.h>
 
-enum script { SCRIPT_CHANGE, SCRIPT_PUT, SCRIPT_TICKET, SCRIPT_FILL, SCRIPT_REPORT, SCRIPT_LEAVE, SCRIPT_ALL };
+enum script {
+    SCRIPT_CHANGE,
+    SCRIPT_PUT,
+    SCRIPT_TICKET,
+    SCRIPT_FILL,
+    SCRIPT_REPORT,
+    SCRIPT_LEAVE,
+    SCRIPT_GUARD,
+    SCRIPT_HOLD,
+    SCRIPT_ALL
+};
 
 struct script_text {
     const char *name;

@@ -229,6 +229,8 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
         result = remote_fail(FRESHET_EREDIS, "Redis answered the ticket script with: %.200s", said.text);
     } else if (said.status == ANSWER_TICKET) {
         store_ticket_taken(&said, context, answer);
+    } else if (said.status == ANSWER_GUARDED) {
+        answer->found = REMOTE_GUARDED;
     } else if (said.status == ANSWER_RECORD && answer_bytes(&said, 0, &bytes, &size)) {
         *ret_again = said.epoch != page.epoch || said.position < page.position || remote_clock(fleet->host) == 0;
         if (!*ret_again)

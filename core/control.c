@@ -52,7 +52,7 @@
 struct control_plan {
     uint64_t tier_size;
     uint32_t partitions, fence_slots, touch_slots;
-    size_t parts, outbox, recent, turns, fences, touched, size; /* offsets in the file */
+    size_t parts, outbox, recent, turns, guards, fences, touched, size; /* offsets in the file */
 };
 
 /* The greatest power of two that is not above `x`, within bounds that are powers of two. */
@@ -90,7 +90,8 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     plan.outbox = plan.parts + partitions * sizeof(struct control_part);
     plan.recent = control_align(plan.outbox + CONTROL_OUTBOX_SLOTS * sizeof(struct control_outbox), 64);
     plan.turns = control_align(plan.recent + CONTROL_RECENT_SLOTS * sizeof(struct control_recent), 64);
-    plan.fences = control_align(plan.turns + CONTROL_TURN_SLOTS * sizeof(struct control_turn), CONTROL_PAGE_SIZE);
+    plan.guards = control_align(plan.turns + CONTROL_TURN_SLOTS * sizeof(struct control_turn), 64);
+    plan.fences = control_align(plan.guards + CONTROL_GUARD_SLOTS * sizeof(uint64_t), CONTROL_PAGE_SIZE);
     plan.touched = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
     plan.size = control_align(plan.touched + plan.touch_slots, CONTROL_PAGE_SIZE);
     return plan;
@@ -251,6 +252,7 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .outbox = (struct control_outbox *)(void *)(base + plan.outbox),
         .recent = (struct control_recent *)(void *)(base + plan.recent),
         .turns = (struct control_turn *)(void *)(base + plan.turns),
+        .guards = (_Atomic uint64_t *)(void *)(base + plan.guards),
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .touched = (_Atomic uint8_t *)(base + plan.touched),
     };

@@ -3,8 +3,8 @@
  *
  * A file of its own in the tier's directory, allocated in full before it is mapped (a full file system is an error at
  * open, never a SIGBUS later).  All words that decide coherence are atomics that only rise, so a process that was
- * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c and
- * in the inline readers of this file; nobody else touches the page.
+ * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c,
+ * guarded.c and in the inline readers of this file; nobody else touches the page.
  *
  * The order of stores: fence, then applied, then proven-at, each a release; a reader takes proven-at first (acquire),
  * copies nothing after, and looks at the clock last (servable.c).
@@ -19,6 +19,8 @@
 #define CONTROL_OUTBOX_SLOTS 4096u
 #define CONTROL_RECENT_SLOTS 2048u
 #define CONTROL_TURN_SLOTS   512u
+#define CONTROL_GUARD_SLOTS  4096u
+#define CONTROL_GUARD_ROW    64u /* slots for the keys of one hash: so many guards a key */
 
 /* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under
  * the key below: a check against damage, not a secret. */
@@ -66,6 +68,7 @@ struct control {
     struct control_outbox *outbox;
     struct control_recent *recent;
     struct control_turn *turns;
+    _Atomic uint64_t *guards; /* of a host without a fleet: guarded.c */
 };
 
 /* ---- the file (dirfd: the tier's directory) ---- */

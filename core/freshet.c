@@ -387,6 +387,7 @@ struct loading {
     bool prefer_primary;
     bool outdated;                /* it is older than what was known of the key */
     bool unshared;                /* it is for this caller alone */
+    struct flight *flight;        /* who waits in this process for this load; NULL: nobody may */
     struct turn turn;             /* among the host's processes, while it is ours */
     int64_t since_ns;             /* when the load began that the answer is of */
     struct remote_change content; /* what the loader answered */
@@ -470,13 +471,23 @@ static freshet_result load_unkept(struct loading *l)
 {
     freshet_result result;
 
-    l->prefer_primary = l->outdated || load_after_change(l);
+    l->prefer_primary |= l->outdated || load_after_change(l);
     l->outdated = false;
     result = load_call(l);
     if (result < 0)
         return result;
     load_record(l);
     return load_answer(l, result);
+}
+
+/* Nobody may share this load: it began under a guard, or we cannot know whether it did. */
+static freshet_result load_alone(struct loading *l)
+{
+    flight_land(l->r.host->flights, l->flight, FRESHET_MISS, NULL, NULL, 0);
+    l->flight = NULL;
+    host_end_turn(l->r.host, &l->turn);
+    l->turn = (struct turn){0};
+    return load_unkept(l);
 }
 
 /* The newest change that voids what is known of this key: its own, a clear, or one that only the floor stands for. */
@@ -523,6 +534,15 @@ static freshet_result load_local(struct loading *l, uint64_t start)
     else if (l->content.value_size <= l->value_max) /* compared again as it is written */
         (void)host_fill(l->r.host, &l->r.key, &l->r.record, l->content.value, NULL);
     return load_answer(l, result);
+}
+
+/* The same, unless somebody guards the key: to be asked after `start` was read (guarded.h). */
+static freshet_result load_here(struct loading *l, uint64_t start)
+{
+    if (!guarded_is(&l->r.host->control, &l->r.key))
+        return load_local(l, start);
+    l->prefer_primary = true;
+    return load_alone(l);
 }
 
 /* Load with the right to fill, and fill.  A fill that a change overtook, or that is older than what Redis has seen of
@@ -593,7 +613,11 @@ static freshet_result load_remote(struct loading *l)
             return result;
         if (result < 0) {
             result = read_stale(&l->r);
-            return result == FRESHET_MISS ? load_unkept(l) : result;
+            return result == FRESHET_MISS ? load_alone(l) : result;
+        }
+        if (answer.found == REMOTE_GUARDED) {
+            l->prefer_primary = true;
+            return load_alone(l);
         }
         if (answer.found == REMOTE_TICKET) {
             control_count(&l->r.host->control, COUNT_REDIS_MISSES, 1);
@@ -703,27 +727,26 @@ static freshet_result load_missed(struct loading *l)
 {
     bool fresh = load_host_fresh(l), lead = fresh, found = false;
     uint64_t start = load_position(l);
-    struct flight *flight = NULL;
     freshet_result result = FRESHET_MISS;
 
     STEP("missed");
-    if (fresh && !(lead = flight_enter(l->r.host->flights, &l->r.key, start, load_fence(l), &flight))) {
-        result = load_join(l, flight);
+    if (fresh && !(lead = flight_enter(l->r.host->flights, &l->r.key, start, load_fence(l), &l->flight))) {
+        result = load_join(l, l->flight);
+        l->flight = NULL;
         if (result != FRESHET_MISS)
             return result;
-        flight = NULL; /* overtaken, failed or too slow: on our own then */
-        start = load_position(l);
+        start = load_position(l); /* overtaken, failed or too slow: on our own then */
     }
     if (lead)
         found = (result = load_turn(l, &start)) != FRESHET_MISS;
     if (!found)
-        result = l->r.ops ? load_remote(l) : load_local(l, start);
-    if (flight) {
+        result = l->r.ops ? load_remote(l) : load_here(l, start);
+    if (l->flight) {
         struct record landed = l->r.record;
 
         landed.as_of = start; /* those who wait compare it with the fence: the load began here */
-        flight_land(l->r.host->flights, flight, found || l->unshared ? FRESHET_MISS : result, &landed, l->r.buf->data,
-                    l->r.buf->size);
+        flight_land(l->r.host->flights, l->flight, found || l->unshared ? FRESHET_MISS : result, &landed,
+                    l->r.buf->data, l->r.buf->size);
     }
     host_end_turn(l->r.host, &l->turn);
     return result;
@@ -824,7 +847,7 @@ static freshet_result put_local_compared(struct changing *c, const struct key *k
     if (local_outdated(c->host, key, record->source_version))
         return FRESHET_OUTDATED;
     confirm->position = changing_local(&c->host->control, key); /* it has not come into the tier, nor will it */
-    return FRESHET_OK;
+    return guarded_is(&c->host->control, key) ? FRESHET_GUARDED : FRESHET_OK;
 }
 
 /* Store for this host alone, and wait until the copy is in the tier: with no Redis behind it there is no other. */
@@ -845,6 +868,8 @@ static freshet_result put_local(struct changing *c, const struct key *key, const
         return put_local_compared(c, key, &record, change->value, confirm);
     record.as_of = record.born = changing_local(&c->host->control, key);
     *confirm = (struct remote_confirm){.position = record.as_of, .version = record.version};
+    if (guarded_is(&c->host->control, key))
+        return FRESHET_GUARDED;
     for (int round = 0; round < 2; round++) {
         freshet_result result = host_fill(c->host, key, &record, change->value, &ticket);
 

@@ -135,6 +135,7 @@ static void host_free(struct host *host)
 {
     struct tier *tier = atomic_load(&host->tier);
 
+    keeper_close(host->keeper);
     if (tier)
         tier_close(tier);
     if (host->control.page)

@@ -11,6 +11,7 @@
 #include <control.h>
 #include <dir.h>
 #include <flight.h>
+#include <keeper.h>
 #include <pthread.h>
 #include <remote.h>
 #include <tier.h>
@@ -36,7 +37,8 @@ struct host {
     _Atomic(struct tier *) tier;
     _Atomic(struct writer *) writer; /* NULL until the first fill */
     struct flights *flights;
-    pthread_mutex_t lock; /* the writer's start, mending, the door */
+    struct keeper *keeper; /* under `lock`; NULL until the first guard of a host without a fleet */
+    pthread_mutex_t lock; /* the writer's and the keeper's start, mending, the door */
     const struct remote_ops *_Atomic ops;
     void *_Atomic remote;
     unsigned remote_holds;

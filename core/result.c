@@ -23,6 +23,10 @@ static struct result_words result_words(freshet_result result)
         return (struct result_words){"FRESHET_OUTDATED", "the source version is below the stored one"};
     case FRESHET_UNPROVEN:
         return (struct result_words){"FRESHET_UNPROVEN", "not confirmed by Redis yet; it goes on in the background"};
+    case FRESHET_GUARDED:
+        return (struct result_words){"FRESHET_GUARDED", "somebody guards the key: nothing stored, it was invalidated"};
+    case FRESHET_GUARD_LOST:
+        return (struct result_words){"FRESHET_GUARD_LOST", "the guard was not held until its end"};
     case FRESHET_EINVAL:
         return (struct result_words){"FRESHET_EINVAL", "an argument or option is out of its range"};
     case FRESHET_ENOMEM:

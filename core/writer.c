@@ -14,6 +14,7 @@
 
 #include <clock.h>
 #include <evict.h>
+#include <guarded.h>
 #include <log.h>
 
 #include <errno.h>
@@ -50,6 +51,7 @@ struct receipt {
 #define RECEIPT_GIVEN_UP 1u /* nobody waits for it any more: it must not happen */
 #define RECEIPT_OUTDATED 2u
 #define RECEIPT_TAKEN    3u
+#define RECEIPT_GUARDED  (UINT64_C(1) << 63) /* beside the position: somebody guards the key, so it is only void */
 
 /* A fill on its way; the key's and the value's bytes stand behind it.  Or, without a fill, the end of a turn. */
 struct item {
@@ -303,19 +305,22 @@ static bool writer_outdated(const struct writer *w, const struct item *item, con
            old->born >= atomic_load(&w->control->parts[item->key.partition].clear);
 }
 
-/* Give a put that compares its position, and void what is older.  False: its caller has gone. */
+/* Give a put that compares its position, and void what is older.  False: its caller has gone, or somebody guards the
+ * key: it is not to be written. */
 static bool writer_give_position(struct writer *w, const struct item *item, struct record *record)
 {
     uint64_t seen = RECEIPT_WAITS, position = atomic_load(&item->receipt->word);
 
     if ((position & 3) != RECEIPT_TAKEN) { /* else in an earlier attempt */
         position = control_next_position(w->control, item->key.partition) << 2 | RECEIPT_TAKEN;
+        if (guarded_is(w->control, &item->key)) /* asked behind the position: guarded.h */
+            position |= RECEIPT_GUARDED;
         if (!atomic_compare_exchange_strong(&item->receipt->word, &seen, position))
             return false;
     }
-    record->as_of = record->born = position >> 2;
+    record->as_of = record->born = (position & ~RECEIPT_GUARDED) >> 2;
     (void)control_raise(control_fence(w->control, item->key.partition, item->key.slot), record->as_of);
-    return true;
+    return !(position & RECEIPT_GUARDED);
 }
 
 /* Write one fill, unless it is void already or the tier has a better one. */
@@ -814,7 +819,9 @@ freshet_result writer_put_compared(struct writer *w, const struct key *key, cons
     /* One that is still to come must not: another put may follow before it does. */
     (void)atomic_compare_exchange_strong(&receipt->word, &word, RECEIPT_GIVEN_UP);
     receipt_drop(receipt);
-    *ret_position = word >> 2;
+    *ret_position = (word & ~RECEIPT_GUARDED) >> 2;
+    if (word & RECEIPT_GUARDED)
+        return FRESHET_GUARDED;
     return (word & 3) == RECEIPT_TAKEN ? FRESHET_OK : word == RECEIPT_OUTDATED ? FRESHET_OUTDATED : FRESHET_MISS;
 }
 

@@ -28,8 +28,8 @@ freshet_result writer_fill(struct writer *writer, const struct key *key, const s
                            uint64_t *ret_ticket);
 /* Without a fleet: store a record unless the tier has one of a later source version, compared in the very transaction
  * that writes it; the position is taken, and the fence raised, there too.  Waits.  FRESHET_OK with *ret_position (the
- * record itself may have found no room); FRESHET_OUTDATED; FRESHET_MISS: not by the deadline, or there was no place in
- * the queue; in both nothing was changed, nor will be. */
+ * record itself may have found no room); FRESHET_GUARDED, likewise, and nothing stored; FRESHET_OUTDATED; FRESHET_MISS:
+ * not by the deadline, or there was no place in the queue; in both nothing was changed, nor will be. */
 freshet_result writer_put_compared(struct writer *writer, const struct key *key, const struct record *record,
                                    const void *value, int64_t deadline_ns, uint64_t *ret_position);
 /* End the turn when what is queued now is in the tier (or dropped).  False: nothing is queued, and it goes on. */

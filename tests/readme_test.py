@@ -99,7 +99,7 @@ def every_test_that_readme_names_exists(build, where):
         for name in names:
             if name.endswith((".c", ".py")):
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
-                    known |= set(re.findall(r"\b(?:TEST|TEST_LONG|def)[ (]\(?(\w+)", file.read()))
+                    known |= set(re.findall(r"\b(?:TEST|TEST_LONG|TEST_BOTH|def)[ (]\(?(\w+)", file.read()))
     with open(os.path.join(TOP, "README.md"), encoding="utf-8") as readme:
         table = re.search(r"^\| P1 .*?\n\n", readme.read(), re.S | re.M).group(0)
     named = re.findall(r"`([a-z]\w*_\w*_\w*)`", table.replace("max_staleness_ms", ""))

@@ -45,17 +45,10 @@ else
     head_write()
 end
 
--- A tombstone says when the key changed and keeps its source version; it breaks the ticket, if there is one.  The
--- write's name is in the message: key id 8, signature 64, then the body, with version and writer at 20 and 28.
-local version, writer = string.sub(message, 93, 100), string.sub(message, 101, 108)
+local version, writer = named(message)
 for i = 3, kind == 'invalidate' and #KEYS or 0 do
     local old = record_decode(get(KEYS[i]))
-    local seen = old and greater(source, old.seen) or source
-    local px = seen == NO_ID and FRESH_MS or math.max(FRESH_MS, life)
-    redis.call('SET', KEYS[i], record_encode({
-        state = 0, born = head.position, version = version, writer = writer, source = source, expiry = 0, changed = now,
-        seen = seen, ticket = NO_TICKET, ticket_epoch = NO_ID, ticket_position = 0, ticket_until = 0,
-    }, ''), 'PX', decimal(px))
+    bury(KEYS[i], old, version, writer, source, life, guards_read(old))
 end
 publish(channel, message)
 return answer('OK')

@@ -3,8 +3,8 @@
 -- KEYS  head, record, table of tags     ARGV  context, ticket (16), state (1 value, 2 absent, 0 give back),
 -- Reply OK epoch position time                version (8), writer (8), source version (8), expiry us,
 --                                             sealed (give back: empty), px ms (0: none), tags (8 each)
---       REFUSED epoch position time     the ticket was broken, by a change, a clear, a tag of the answer's, a
---                                       new epoch or its time
+--       REFUSED epoch position time     the ticket was broken, by a change, a clear, a guard, a tag of the answer's,
+--                                       a new epoch or its time
 --       OUTDATED epoch position time    below the source version that the key has seen; the ticket is gone
 --
 -- A fill takes no position: it brings no news, or it would be a put.
@@ -20,7 +20,7 @@ if done then return done end
 
 local old = record_decode(get(KEYS[2]))
 if not old or ticket == NO_TICKET or old.ticket ~= ticket or old.ticket_epoch ~= head.epoch
-    or old.ticket_position < head.clear or old.ticket_until <= now then
+    or old.ticket_position < head.clear or old.ticket_until <= now or guards_read(old).count > 0 then
     return answer('REFUSED')
 end
 local outdated = record and record.source ~= NO_ID and below(record.source, old.seen)

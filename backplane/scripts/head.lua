@@ -8,7 +8,8 @@
 -- version) use all 64 bits and stay strings of 8 bytes, which compare as the numbers they spell, byte by byte.
 
 local FORMAT, HEAD_SIZE, RECORD_HEAD, CONTEXT_SIZE = 2, 132, 100, 64
-local TAGS_MAX, GUARDS_MAX = 17, 64 -- that a record may have
+local TAGS_MAX, GUARDS_MAX, GUARD_SIZE = 17, 64, 24 -- that a record may have
+local GUARD_MS_MAX = 600000 -- no guard is granted for longer
 local POSITION_AT = 52 -- in a head
 local LOG_MOST = '100000'
 local STEP = 4294967296 -- 2^32: how far a new epoch leaps over everything known
@@ -20,6 +21,7 @@ local HEAD_FORMAT = '>c8c40I8I8I8I4I2I2c16I8I8I8I8'
 local RECORD_FORMAT = '>I8c8c8c8I8I8c8c16c8I8I8'
 local NO_ID, NO_TICKET = string.rep('\0', 8), string.rep('\0', 16)
 local FRESH_MS, FRESH_US = 10000, 10000000 -- how long a change is remembered, for prefer_primary
+local KEEP_MS = 86400000 -- and how long a source version
 
 local now -- us of this server's clock
 local replid, context, head
@@ -148,7 +150,7 @@ local function record_decode(bytes)
     if r.state > 2 then return nil end
     if r.state == 0 then -- behind a tombstone stand its guards, 24 bytes each
         r.guards = string.sub(bytes, RECORD_HEAD + 1)
-        if #r.guards % 24 ~= 0 or #r.guards > 24 * GUARDS_MAX then return nil end
+        if #r.guards % GUARD_SIZE ~= 0 or #r.guards > GUARD_SIZE * GUARDS_MAX then return nil end
     else -- behind the others the tags, 8 bytes each, and the sealed answer
         local count = string.byte(bytes, RECORD_HEAD + 1) or TAGS_MAX + 1
         if count > TAGS_MAX or #bytes < RECORD_HEAD + 1 + 8 * count then return nil end
@@ -163,6 +165,28 @@ local function record_encode(r, sealed)
     local rest = r.state == 0 and (r.guards or '') or string.char(#r.tags / 8) .. r.tags .. sealed
     return 'FR' .. string.char(FORMAT, r.state) .. struct.pack(RECORD_FORMAT, r.born, r.version, r.writer, r.source,
         r.expiry, r.changed, r.seen, r.ticket, r.ticket_epoch, r.ticket_position, r.ticket_until) .. rest
+end
+
+-- The guards of a record that are in force, and apart from them the one named `own`: count, bytes, latest deadline, and
+-- own's deadline.  One that is further off than any that is granted is a forger's, or the clock was put back: it is cut
+-- to the longest.
+local NO_GUARDS = {count = 0, bytes = '', latest = 0}
+local function guards_read(r, own)
+    if not r or not r.guards or r.guards == '' then return NO_GUARDS end
+    local found = {count = 0, latest = 0}
+    local bytes, longest, kept = r.guards, now + GUARD_MS_MAX * 1000, {}
+    for at = 1, #bytes, GUARD_SIZE do
+        local id, ends = struct.unpack('>c16I8', bytes, at)
+        if ends > longest then ends, found.cut = longest, true end
+        if ends > now and id == own then
+            found.own = ends
+        elseif ends > now then
+            kept[#kept + 1] = id .. pack64(ends)
+            found.latest = math.max(found.latest, ends)
+        end
+    end
+    found.count, found.bytes = #kept, table.concat(kept)
+    return found
 end
 
 -- A word of the table of tags; nil when it has none, or is none.
@@ -218,6 +242,23 @@ local function record_store(key, r, sealed, px)
         if now - r.changed < FRESH_US then px = math.max(px, FRESH_MS) end
         redis.call('SET', key, record_encode(r, sealed), 'PX', decimal(px))
     end
+end
+
+-- The name of the write that a signed message is about, its version and writer: key id 8, signature 64, then the body,
+-- which has them at 20 and 28.
+local function named(message) return string.sub(message, 93, 100), string.sub(message, 101, 108) end
+
+-- Store what a change leaves of a key: a tombstone says when the key changed, keeps its source version and its guards,
+-- and outlives them; it breaks the ticket, if there is one.
+local function bury(key, old, version, writer, source, life, guards)
+    local seen = old and greater(source, old.seen) or source
+    local px = seen == NO_ID and FRESH_MS or math.max(FRESH_MS, life)
+    if guards.count > 0 then px = math.max(px, math.ceil((guards.latest - now) / 1000) + 1000) end
+    redis.call('SET', key, record_encode({
+        state = 0, born = head.position, version = version, writer = writer, source = source, expiry = 0, changed = now,
+        seen = seen, ticket = NO_TICKET, ticket_epoch = NO_ID, ticket_position = 0, ticket_until = 0,
+        guards = guards.bytes,
+    }, ''), 'PX', decimal(px))
 end
 
 -- Take the next position and write the signed message to the log.  The log is the first thing written: when it refuses,

@@ -3,7 +3,9 @@
 -- KEYS  head, log, record               ARGV  context, channel, signed message, state (1 value, 2 absent), version (8),
 -- Reply OK epoch position time                writer (8), source version (8), expiry us, sealed, px ms (0: none),
 --       OUTDATED epoch position time          tags (8 each)
--- OUTDATED: below the source version that the key has seen; nothing was stored.
+--       GUARDED epoch position time
+-- OUTDATED: below the source version that the key has seen; nothing was stored.  GUARDED: a database write is in
+-- progress, so the answer may be older than it: nothing was stored, and the key is invalidated.
 
 local record, sealed, px = record_from(4)
 if not record or #KEYS ~= 3 or #ARGV[3] < 128 then
@@ -20,7 +22,12 @@ end
 local failed = append(KEYS[2], ARGV[3])
 if failed then return failed end
 head_move(KEYS[2])
+local guards = guards_read(old)
 record.born, record.changed = head.position, now
-record_store(KEYS[3], record, sealed, px)
+if guards.count > 0 then
+    bury(KEYS[3], old, record.version, record.writer, record.source, KEEP_MS, guards)
+else
+    record_store(KEYS[3], record, sealed, px)
+end
 publish(ARGV[2], ARGV[3])
-return answer('OK')
+return answer(guards.count > 0 and 'GUARDED' or 'OK')

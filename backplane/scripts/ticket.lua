@@ -2,10 +2,11 @@
 --
 -- KEYS  head, record, table of tags     ARGV  context (its last 16 bytes name the ticket), ticket's life in ms
 -- Reply RECORD epoch position time bytes
+--       GUARDED epoch position time     a database write is in progress: nobody may fill
 --       WAIT epoch position time        somebody else has the ticket
 --       TICKET epoch position time prefer_primary ("1" or "0")
 
-local TICKET_MS_MAX, KEEP_MS = 600000, 86400000
+local TICKET_MS_MAX = 600000
 local life = tonumber(ARGV[2])
 if not life or life < 1 or #KEYS ~= 3 then return redis.error_reply('ERR freshet: a ticket that makes no sense') end
 local done = begin()
@@ -19,6 +20,14 @@ if old and old.state ~= 0 and old.born >= head.clear and old.born <= head.positi
     local reply = answer('RECORD')
     reply[5] = bytes
     return reply
+end
+local guards = guards_read(old)
+if guards.count > 0 then
+    if guards.cut then
+        old.guards = guards.bytes
+        redis.call('SET', KEYS[2], record_encode(old, ''), 'KEEPTTL')
+    end
+    return answer('GUARDED')
 end
 if old and old.ticket ~= NO_TICKET and old.ticket ~= context.random and old.ticket_epoch == head.epoch
     and old.ticket_position >= head.clear and old.ticket_until > now

@@ -48,15 +48,18 @@ typedef enum freshet_result {
     FRESHET_ABSENT = 2, /* an entry that says: the source has no such thing */
     FRESHET_STALE = 3,  /* the entry is in the buffer, but its bound could not be shown (policy FRESHET_SERVE_STALE) */
     FRESHET_QUEUED = 4, /* the change waits for Redis; its keys are not served on this host until it is confirmed */
-    FRESHET_OUTDATED = 5, /* a write's source_version is below the stored one: nothing was stored */
-    FRESHET_UNPROVEN = 6, /* joined or waited, but Redis has not confirmed it yet; it goes on in the background */
+    FRESHET_OUTDATED = 5,   /* a write's source_version is below the stored one: nothing was stored */
+    FRESHET_UNPROVEN = 6,   /* joined or waited, but Redis has not confirmed it yet; it goes on in the background */
+    FRESHET_GUARDED = 7,    /* a put on a guarded key: nothing was stored, it acted as an invalidation */
+    FRESHET_GUARD_LOST = 8, /* the guard was not held, or cannot be shown to have been held, until its end */
     /* failures */
-    FRESHET_EINVAL = -1, /* an argument or option is out of its range */
-    FRESHET_ENOMEM = -2, /* no memory in this process */
-    FRESHET_EIO = -3,    /* the map or the system beneath it failed */
-    FRESHET_EDIR = -4,   /* the directory is not fit: owner, mode, symlink, not a directory, another namespace */
-    FRESHET_EBUSY = -5,  /* in use in another shape (size, name, fleet), or held by another process past the deadline */
-    FRESHET_ENOSPC = -6, /* the file system has no room for the tier's control page */
+    FRESHET_EINVAL = -1,   /* an argument or option is out of its range */
+    FRESHET_ENOMEM = -2,   /* no memory in this process */
+    FRESHET_EIO = -3,      /* the map or the system beneath it failed */
+    FRESHET_EDIR = -4,     /* the directory is not fit: owner, mode, symlink, not a directory, another namespace */
+    FRESHET_EBUSY = -5,    /* in use in another shape (size, name, fleet), held by another process past the deadline, or
+                          * too many guards on a key */
+    FRESHET_ENOSPC = -6,   /* the file system has no room for the tier's control page */
     FRESHET_ETOOBIG = -7,  /* key or value above its limit */
     FRESHET_ETIMEOUT = -8, /* the deadline passed first */
     FRESHET_ELOAD = -9,    /* the loader failed (it returned a failure, or no value) */
@@ -237,7 +240,8 @@ typedef struct freshet_key {
 
 /* Store a value, or that there is none (put_absent), for everybody.  FRESHET_OK: nobody on this host gets an older one
  * any more.  When Redis does not answer nothing is stored and the key is invalidated instead (FRESHET_QUEUED): a write
- * whose outcome is unknown must not come back later over a newer one.  `options` and `change` may be NULL. */
+ * whose outcome is unknown must not come back later over a newer one.  While somebody guards the key (below) nothing is
+ * stored either: FRESHET_GUARDED, and the key is invalidated.  `options` and `change` may be NULL. */
 FRESHET_API freshet_result freshet_put(freshet *cache, const void *key, size_t key_size, const void *value,
                                        size_t value_size, const freshet_write_options *options, freshet_change *change);
 FRESHET_API freshet_result freshet_put_absent(freshet *cache, const void *key, size_t key_size,
@@ -253,6 +257,59 @@ FRESHET_API freshet_result freshet_invalidate_many(freshet *cache, const freshet
 
 /* Make everybody forget everything in this cache.  One step, however much there is. */
 FRESHET_API freshet_result freshet_clear(freshet *cache, const freshet_write_options *options, freshet_change *change);
+
+/* ---- guard: the safe way to change database rows -------------------------------------------------------------
+ *
+ *     if (freshet_guard_begin(cache, keys, count, NULL, &guard) != FRESHET_OK)
+ *         return;                                  nothing was touched: try again, or do without the change
+ *     ... change the rows ...
+ *     if (freshet_guard_left(guard) > enough)      time for the commit, by the database's own limit
+ *         ... commit ...  else  ... roll back ...
+ *     freshet_guard_end(guard, NULL, NULL);        in any case, after a roll-back too
+ *
+ * From begin to end nothing is stored under the keys: a load answers its caller, leaves nothing behind and is shared
+ * with nobody, a put is FRESHET_GUARDED.  So no reader keeps the old row, whenever it read it; and a process that dies
+ * between commit and end leaves nothing stale either, as its guard lasts until the deadline: hold_ms after the
+ * library last prolonged it.  That is the promise's one condition: the database must have ended the transaction by
+ * then.  Set its own time limit for transactions (or for the connection) below hold_ms.
+ *
+ * While the process lives its guards are prolonged, each third of hold_ms, also over reconnects, and for as long as it
+ * takes.  A guard is lost when that does not succeed in time (the process was stopped, Redis was away), or when Redis's
+ * history ended (a fail-over): then freshet_guard_left says 0 and freshet_guard_end FRESHET_GUARD_LOST, and a load may
+ * have kept, until that end, what it read before the commit.  In a child after fork() there are no guards: those of the
+ * parent stay the parent's. */
+
+#define FRESHET_GUARD_KEYS_MAX 1024u /* keys that one guard has, at most; a key has at most 64 guards */
+
+typedef struct freshet_guard freshet_guard;
+
+typedef struct freshet_guard_options {
+    size_t struct_size;
+    uint32_t deadline_ms; /* for Redis; 0: the cache's */
+    uint32_t hold_ms;     /* how long the guard outlives its holder; 0: 10,000; 100 to 600,000 */
+    bool fixed;           /* do not prolong it: it ends hold_ms after its begin */
+} freshet_guard_options;
+
+/* Guard the keys, all or none, whichever partitions they are in, and invalidate them.  Anything but FRESHET_OK: there
+ * is no guard and the database must not be touched; FRESHET_ENET when Redis did not answer (it is never queued),
+ * FRESHET_EBUSY when a key has too many guards.  What was guarded before a failure is let go, or ends by itself after
+ * hold_ms.  `options` may be NULL. */
+FRESHET_API freshet_result freshet_guard_begin(freshet *cache, const freshet_key *keys, size_t count,
+                                               const freshet_guard_options *options, freshet_guard **ret_guard);
+
+/* For so many more milliseconds the guard is in force, even if this process were to die now; 0: it is lost, or cannot
+ * be shown to be held.  Counted on CLOCK_BOOTTIME from when Redis was last asked, less 0.1 %; a Redis whose clock is
+ * set forward ends guards earlier, which freshet_guard_end finds out.  Any thread may ask. */
+FRESHET_API int64_t freshet_guard_left(freshet_guard *guard);
+
+/* End the guard: once more an invalidation of its keys, and the guard's memory goes.  FRESHET_OK: it was held from
+ * begin to end without a break.  FRESHET_GUARD_LOST: it was not, or that cannot be shown; the keys are invalidated all
+ * the same (change->position is 0 where Redis has not confirmed it yet).  FRESHET_QUEUED: Redis does not answer; the
+ * guard was in force as far as is known, ends by its deadline, and the keys wait in the outbox as those of any
+ * invalidation.  On a failure (wrong arguments, a fleet that was left) the guard is as it was.  End all guards before
+ * the cache is closed.  `options` and `change` may be NULL. */
+FRESHET_API freshet_result freshet_guard_end(freshet_guard *guard, const freshet_write_options *options,
+                                             freshet_change *change);
 
 /* Wait until what this process has handed to the tier is in it (fills are written behind the caller's back):
  * FRESHET_OK, or FRESHET_ETIMEOUT.  0: the cache's deadline. */

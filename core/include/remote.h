@@ -36,7 +36,8 @@ enum remote_found {
     REMOTE_RECORD, /* an entry: *record and buf */
     REMOTE_NONE,   /* Redis answered: no live entry (for `ticket`: and somebody else may fill it) */
     REMOTE_TICKET, /* no entry, and the right to fill it is ours */
-    REMOTE_SEALED  /* an entry that this host cannot open, or that has just expired: nobody gets a ticket for it */
+    REMOTE_SEALED, /* an entry that this host cannot open, or that has just expired: nobody gets a ticket for it */
+    REMOTE_GUARDED /* a database write is in progress: what is loaded now is for its caller alone */
 };
 
 struct remote_answer {
@@ -65,6 +66,15 @@ struct remote_confirm {
     struct remote_record record;
 };
 
+/* A guard as the backplane has it. */
+struct remote_guard;
+struct remote_guarding {
+    const struct remote_key *keys; /* in the order of their partitions, each once */
+    uint32_t count;
+    uint32_t hold_ms;
+    bool fixed;
+};
+
 /* All calls are for any thread and end by their deadline (CLOCK_BOOTTIME ns).  A failure is FRESHET_ENET (not reached
  * in time), FRESHET_EREDIS or FRESHET_ENOMEM, with the thread's sentence set. */
 struct remote_ops {
@@ -82,9 +92,22 @@ struct remote_ops {
     /* Give the ticket back unused (the loader failed), so that others need not wait. */
     void (*give_back)(void *remote, const struct remote_key *key, const struct remote_ticket *ticket);
     /* Change: write down in the outbox, send, wait for the confirmation, raise this host's fences (remote_raise).
-     * FRESHET_OK, FRESHET_QUEUED (Redis did not confirm in time: it stays in the outbox), FRESHET_OUTDATED (put). */
+     * FRESHET_OK, FRESHET_QUEUED (Redis did not confirm in time: it stays in the outbox), FRESHET_OUTDATED (put),
+     * FRESHET_GUARDED (put: it became an invalidation). */
     freshet_result (*change)(void *remote, const struct remote_change *change, int64_t deadline_ns,
                              struct remote_confirm *ret_confirm);
+    /* Guard all keys or none, and raise this host's fences.  FRESHET_OK, FRESHET_EBUSY (64 guards on a key), or a
+     * failure; the keys are copied. */
+    freshet_result (*guard_begin)(void *remote, const struct remote_guarding *guarding, int64_t deadline_ns,
+                                  struct remote_guard **ret_guard);
+    /* ms that it is surely in force; 0: lost. */
+    int64_t (*guard_left)(struct remote_guard *guard);
+    /* End it and free it.  FRESHET_OK, FRESHET_GUARD_LOST (confirm->position 0: with a part of it queued),
+     * FRESHET_QUEUED. */
+    freshet_result (*guard_end)(void *remote, struct remote_guard *guard, uint64_t source_version, int64_t deadline_ns,
+                                struct remote_confirm *ret_confirm);
+    /* Free it without a word to Redis; also when its fleet has been left. */
+    void (*guard_drop)(struct remote_guard *guard);
     /* Is Redis out of reach, as far as is known now?  For the stale policy. */
     bool (*away)(void *remote);
     /* Leave: end the thread, close connections, free.  Waits at most a second or so. */

@@ -35,7 +35,7 @@ MUTANTS = [
            "    or old.ticket_position < head.clear or old.ticket_until <= now then",
            "    or old.ticket_until <= now then",
            race('refill_test.a_load_that_a_clear')),
-    mutant('an invalidation leaves the ticket', 'backplane/scripts/change.lua',
+    mutant('an invalidation leaves the ticket', 'backplane/scripts/head.lua',
            "seen = seen, ticket = NO_TICKET, ticket_epoch = NO_ID, ticket_position = 0, ticket_until = 0,",
            "seen = seen, ticket = old and old.ticket or NO_TICKET, ticket_epoch = old and old.ticket_epoch or NO_ID,\n"
            "        ticket_position = old and old.ticket_position or 0, ticket_until = old and old.ticket_until or 0,",
