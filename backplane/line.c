@@ -541,6 +541,24 @@ void lines_abandon(struct lines *lines)
 
 /* ---- asking ---- */
 
+/* The server has become a replica: no connection to it is worth keeping, for the address may lead to the master by now.
+ * True: this one came from the pool, so a new one is worth a try; else it is the address that leads here. */
+static bool lines_demoted(struct lines *lines, struct line *line, bool pooled, struct resp **reply)
+{
+    pthread_mutex_lock(&lines->mutex);
+    lines->era++;
+    pthread_mutex_unlock(&lines->mutex);
+    lines_drop(lines, line);
+    if (!pooled) {
+        (void)greeting_refusal(*reply, lines->url);
+        lines_go_away(lines, FRESHET_EREDIS);
+        return false;
+    }
+    resp_free(*reply);
+    *reply = NULL;
+    return true;
+}
+
 /* Send formatted bytes and hear one reply, on the pool's or a fresh connection. */
 static freshet_result lines_converse(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
                                      struct resp **ret_reply, bool *ret_sent)
@@ -560,9 +578,16 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
             *ret_sent = true;
             fate = line_hear(line, deadline_ns, ret_reply);
         }
-        if (fate == LINE_WELL) {
+        if (fate == LINE_WELL && !resp_is_error(*ret_reply, "READONLY")) {
             lines_give_back(lines, line);
             return FRESHET_OK;
+        }
+        if (fate == LINE_WELL) {
+            if (!lines_demoted(lines, line, pooled, ret_reply))
+                return FRESHET_OK;
+            again = true;
+            *ret_sent = false; /* a replica has run nothing */
+            continue;
         }
         lines_drop(lines, line);
         if (fate != LINE_CLOSED || *ret_sent || !pooled)

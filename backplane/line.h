@@ -8,7 +8,9 @@
  * connection) ends it.  Sockets: CLOEXEC, never numbers 0 to 2, MSG_NOSIGNAL, TCP_NODELAY.
  *
  * A command is sent a second time only if the first could not be sent as a whole, because the pool's connection had
- * been closed by the server in the meantime: Redis runs nothing that it has not got the last byte of.
+ * been closed by the server in the meantime (Redis runs nothing that it has not got the last byte of), or if the server
+ * at its other end has become a replica, which says -READONLY: then all connections of the pool are let go, since the
+ * address may lead to the new master by now, though the old one's connections are as good as ever.
  */
 #ifndef BACKPLANE_LINE_H
 #define BACKPLANE_LINE_H

@@ -441,8 +441,11 @@ static void renew_answered(struct link *link, const struct resp *reply, void *ar
             fleet->refused = true;
             (void)renew_refused(fleet, &report.answer);
             fleet_heard(fleet, false, freshet_error());
-            if (report.answer.status == ANSWER_GARBLED || strstr(report.answer.text, "READONLY"))
+            if (report.answer.status == ANSWER_GARBLED || strstr(report.answer.text, "READONLY")) {
                 link_drop(fleet->ask); /* a replica by now, or no Redis: find the master anew */
+                if (fleet->ears)
+                    link_drop(fleet->ears);
+            }
         }
         return;
     }
