@@ -31,6 +31,7 @@
 
 #define LINES_IDLE        64u                 /* connections kept */
 #define LINES_IDLE_NS     (60 * 1000000000ll) /* and for how long */
+#define LINES_LEAVE_NS    (100 * 1000000ll)   /* a server that became a replica is left no more often than that */
 #define LINE_SLICE_NS     (20 * 1000000ll)    /* how long a blocking recv lasts at most */
 #define LINE_CHUNK        16384u
 #define LINES_PATIENCE_NS (250 * 1000000ll) /* a connect given up sooner says more about the caller than about Redis */
@@ -59,6 +60,7 @@ struct lines {
     unsigned idle_count;
     struct line *spare; /* without a socket */
     unsigned era;       /* connections of an earlier one are not used again */
+    int64_t left_ns;    /* when a replica was left */
     bool has_address;
     struct url_address address;
     struct backoff backoff;
@@ -542,21 +544,20 @@ void lines_abandon(struct lines *lines)
 /* ---- asking ---- */
 
 /* The server has become a replica: no connection to it is worth keeping, for the address may lead to the master by now.
- * True: this one came from the pool, so a new one is worth a try; else it is the address that leads here. */
-static bool lines_demoted(struct lines *lines, struct line *line, bool pooled, struct resp **reply)
+ * True: let them go, and this one too; false: that was done just now, and the address still leads here. */
+static bool lines_leave(struct lines *lines)
 {
+    int64_t now_ns = line_now();
+    bool leave;
+
     pthread_mutex_lock(&lines->mutex);
-    lines->era++;
-    pthread_mutex_unlock(&lines->mutex);
-    lines_drop(lines, line);
-    if (!pooled) {
-        (void)greeting_refusal(*reply, lines->url);
-        lines_go_away(lines, FRESHET_EREDIS);
-        return false;
+    leave = lines->left_ns == 0 || now_ns - lines->left_ns > LINES_LEAVE_NS;
+    if (leave) {
+        lines->left_ns = now_ns;
+        lines->era++;
     }
-    resp_free(*reply);
-    *reply = NULL;
-    return true;
+    pthread_mutex_unlock(&lines->mutex);
+    return leave;
 }
 
 /* Send formatted bytes and hear one reply, on the pool's or a fresh connection. */
@@ -578,16 +579,17 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
             *ret_sent = true;
             fate = line_hear(line, deadline_ns, ret_reply);
         }
-        if (fate == LINE_WELL && !resp_is_error(*ret_reply, "READONLY")) {
-            lines_give_back(lines, line);
-            return FRESHET_OK;
-        }
-        if (fate == LINE_WELL) {
-            if (!lines_demoted(lines, line, pooled, ret_reply))
-                return FRESHET_OK;
+        if (fate == LINE_WELL && pooled && resp_is_error(*ret_reply, "READONLY") && lines_leave(lines)) {
+            lines_drop(lines, line);
+            resp_free(*ret_reply);
+            *ret_reply = NULL;
             again = true;
             *ret_sent = false; /* a replica has run nothing */
             continue;
+        }
+        if (fate == LINE_WELL) {
+            lines_give_back(lines, line);
+            return FRESHET_OK;
         }
         lines_drop(lines, line);
         if (fate != LINE_CLOSED || *ret_sent || !pooled)

@@ -282,6 +282,33 @@ TEST(a_replica_is_a_refusal_and_a_lost_master_an_absence)
     lines_close(lines);
 }
 
+TEST(a_demoted_master_is_left_for_the_one_that_the_address_leads_to)
+{
+    struct redis old, new;
+    struct lines *lines;
+    struct resp *reply;
+    char link[160], url[200];
+    bool sent;
+
+    redis_start(&old, NULL);
+    redis_start(&new, NULL);
+    snprintf(link, sizeof link, "%s/master", fresh_dir());
+    snprintf(url, sizeof url, "unix://%s", link);
+    EXPECT(symlink(old.socket, link) == 0);
+    lines = lines_to(url, 1000);
+    EXPECT(ask(lines, 1000, &reply, &sent, "SET", "k", "v") == FRESHET_OK);
+    resp_free(reply);
+    EXPECT(unlink(link) == 0 && symlink(new.socket, link) == 0);
+    EXPECT(ask(lines, 1000, &reply, &sent, "SET", "k", "v") == FRESHET_OK); /* it is still a master: no harm in it */
+    resp_free(reply);
+    EXPECT(strcmp(redis_do(&new, "GET k"), "(nil)") == 0);
+    redis_do(&old, "REPLICAOF 127.0.0.1 1");
+    EXPECT(ask(lines, 1000, &reply, &sent, "SET", "k", "v") == FRESHET_OK && sent);
+    resp_free(reply);
+    EXPECT(strcmp(redis_do(&new, "GET k"), "v") == 0);
+    lines_close(lines);
+}
+
 TEST(where_nobody_listens_calls_fail_at_once)
 {
     struct lines *lines;
