@@ -43,6 +43,7 @@ struct change {
 struct value {
     unsigned key;
     bool put, absent, ran;
+    int64_t filled; /* when Redis took a load's */
     uint64_t version;
     int64_t born; /* a load: when it began; a put: when Redis ran it */
     uint64_t sealed_version, sealed_writer;
@@ -78,7 +79,8 @@ static struct {
     unsigned word_count;
     uint64_t announced[KEYS_MAX];
     uint64_t newest[FRESHET_PARTITIONS_MAX];
-    char names[KEYS_MAX][33]; /* hex, as in Redis */
+    uint64_t guarded[KEYS_MAX]; /* committed under a guard */
+    char names[KEYS_MAX][33];   /* hex, as in Redis */
     unsigned partitions[KEYS_MAX];
     bool lost; /* source versions that Redis had seen may be gone */
     struct resp_reader *reader;
@@ -264,6 +266,15 @@ static void ran_change(unsigned server, struct sim_op *op, const struct answer *
     sim_note(said->position);
 }
 
+/* A guard's begin or end, or a put that met one: an invalidation. */
+static void ran_guard(unsigned server, struct sim_op *op, const struct answer *said, uint32_t keys, bool guard)
+{
+    ran_change(server, op, said, keys);
+    for (unsigned key = 0; op && guard && key < KEYS_MAX; key++)
+        if ((keys >> key & 1) && !op->guarded[key])
+            op->guarded[key] = sim_now;
+}
+
 static void ran_put(unsigned server, struct sim_op *op)
 {
     struct value *value = &truth.values[op->token];
@@ -285,6 +296,7 @@ static void ran_fill(unsigned server, struct sim_op *op, const struct answer *sa
 
     (void)said;
     value->ran = true;
+    value->filled = sim_now;
     figures->fills++;
     for (unsigned i = 0; i < history->count; i++) {
         const struct change *change = &truth.changes[history->changes[i]];
@@ -350,6 +362,9 @@ void check_ran(unsigned server, struct sim_op *op, int argc, const char *const *
             attack_sees(argv[3 + keys + 2], sizes[3 + keys + 2]);
         if (script == SCRIPT_CHANGE && answer.status == ANSWER_OK)
             ran_change(server, op, &answer, keys_changed(argv, sizes, keys));
+        if ((script == SCRIPT_GUARD && answer.status == ANSWER_OK) ||
+            (script == SCRIPT_PUT && answer.status == ANSWER_GUARDED))
+            ran_guard(server, op, &answer, keys_changed(argv, sizes, keys), script == SCRIPT_GUARD);
         if (script == SCRIPT_PUT && answer.status == ANSWER_OK) {
             ran_change(server, op, &answer, keys_changed(argv, sizes, keys));
             ran_put(server, op);
@@ -494,6 +509,20 @@ void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf
     check_words(op, token, answer);
 }
 
+/* This host was told that its change is done, or waits. */
+static void word_given(const struct sim_op *op, bool queued)
+{
+    for (unsigned key = 0; key < world.plan->keys && truth.word_count < WORDS_MAX; key++) {
+        if (!op->version[key])
+            continue;
+        truth.words[truth.word_count++] = (struct word){
+            sim_now, op->ran[key] ? op->ran[key] : sim_now, sim_self->process->host->number, key, op->version[key],
+            queued};
+        if (op->version[key] > truth.announced[key])
+            truth.announced[key] = op->version[key];
+    }
+}
+
 void check_changed(struct sim_op *op, freshet_result result)
 {
     world_tell("op %u: %s", op->number, freshet_result_name(result));
@@ -504,26 +533,59 @@ void check_changed(struct sim_op *op, freshet_result result)
     truth.lost |= op->kind == OP_CLEAR; /* which lets source versions begin again */
     figures->queued += result == FRESHET_QUEUED;
     figures->outdated += result == FRESHET_OUTDATED;
-    if (result != FRESHET_OK && result != FRESHET_QUEUED) {
-        if (result != FRESHET_OUTDATED)
-            check_fail("op %u: a change came back with %s (%s)", op->number, freshet_result_name(result),
-                       freshet_error());
+    if (result == FRESHET_OUTDATED)
         return;
-    }
+    if (result != FRESHET_OK && result != FRESHET_QUEUED && result != FRESHET_GUARDED)
+        check_fail("op %u: a change came back with %s (%s)", op->number, freshet_result_name(result), freshet_error());
     if (world.plan->alone && op->kind == OP_PUT) /* nobody else tells */
         truth.values[op->token].born = sim_now;
-    for (unsigned key = 0; key < world.plan->keys && truth.word_count < WORDS_MAX; key++) {
-        if (!op->version[key])
-            continue;
-        truth.words[truth.word_count++] = (struct word){sim_now,
-                                                        op->ran[key] ? op->ran[key] : sim_now,
-                                                        sim_self->process->host->number,
-                                                        key,
-                                                        op->version[key],
-                                                        result == FRESHET_QUEUED};
-        if (op->version[key] > truth.announced[key])
-            truth.announced[key] = op->version[key];
+    word_given(op, result == FRESHET_QUEUED);
+}
+
+void check_guarded(unsigned key, uint64_t version)
+{
+    for (unsigned i = 0; i < world.plan->fault_count; i++)
+        switch (world.plan->faults[i].kind) {
+        case FAULT_FAILOVER:
+        case FAULT_REBOOT:
+        case FAULT_FLUSH:
+        case FAULT_EVICT:
+        case FAULT_REDIS_CLOCK:
+            return; /* a guard may be lost by these, which its end would tell; but a holder may die before it */
+        default:
+            break;
+        }
+    if (version > truth.guarded[key])
+        truth.guarded[key] = version;
+}
+
+/* Held from begin to end: nothing that was loaded before the commit may have been kept in between. */
+static void guard_held(const struct sim_op *op)
+{
+    for (unsigned i = 1; i < truth.value_count; i++) {
+        const struct value *value = &truth.values[i];
+
+        if (op->version[value->key] && !value->put && value->ran && value->version < op->version[value->key] &&
+            value->filled > op->guarded[value->key] && value->filled < op->ran[value->key])
+            check_fail("guards: op %u's was held, but version %llu of key %u was filled at %.3f ms, after it began at "
+                       "%.3f ms",
+                       op->number, (unsigned long long)value->version, value->key, (double)value->filled / 1e6,
+                       (double)op->guarded[value->key] / 1e6);
     }
+}
+
+void check_guard(struct sim_op *op, freshet_result result, bool sent)
+{
+    world_tell("op %u: guard ended: %s", op->number, freshet_result_name(result));
+    sim_note((uint64_t)result << 41 ^ op->number);
+    figures->guards++;
+    figures->guards_lost += result == FRESHET_GUARD_LOST;
+    if (result != FRESHET_OK && result != FRESHET_GUARD_LOST && result != FRESHET_QUEUED)
+        check_fail("op %u: a guard's end came back with %s (%s)", op->number, freshet_result_name(result),
+                   freshet_error());
+    if (result == FRESHET_OK && !world.plan->alone)
+        guard_held(op);
+    word_given(op, !sent);
 }
 
 uint64_t check_position(unsigned partition)
@@ -550,6 +612,11 @@ void check_final(unsigned place, unsigned key, freshet_result result, const fres
     figures->finals++;
     if (world.plan->attack == ATTACK_WRITE)
         return;
+    if (version < truth.guarded[key] && !truth.values[token].put)
+        check_fail(
+            "guards: all is calm, and process %u gets version %llu of key %u; version %llu was committed under a "
+            "guard",
+            place, version, key, (unsigned long long)truth.guarded[key]);
     if (version < truth.announced[key] && !(truth.values[token].put && (truth.lost || !world.plan->sources)))
         check_fail(
             "P2: all is calm, and process %u gets version %llu of key %u; a change to version %llu was announced",

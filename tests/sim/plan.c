@@ -62,7 +62,7 @@ static void plan_shape(struct plan *plan, struct sim_random *random)
 
 static void plan_op(struct plan *plan, struct sim_random *random, unsigned place, unsigned client)
 {
-    static const unsigned chances[OP_KINDS] = {22, 33, 12, 17, 4, 9, 3};
+    static const unsigned chances[OP_KINDS] = {20, 32, 12, 15, 3, 8, 3, 7};
     struct sim_op *op = &plan->ops[plan->op_count];
     unsigned pick = (unsigned)sim_below(random, 100), kind = 0;
 
@@ -80,6 +80,7 @@ static void plan_op(struct plan *plan, struct sim_random *random, unsigned place
     op->replica = sim_chance(random, 0.6);
     op->remove = sim_chance(random, 0.15);
     op->ttl_ms = sim_chance(random, 0.2) ? (uint32_t)sim_between(random, 50, 3000) : 0;
+    op->hold_ms = (uint32_t)sim_between(random, 100, sim_chance(random, 0.5) ? 300 : 3000);
     op->bound_ms = sim_chance(random, 0.15) ? (uint32_t)sim_between(random, 20, plan->bound_ms) : 0;
 }
 

@@ -221,9 +221,50 @@ static void op_change(freshet *cache, struct sim_op *op)
     check_changed(op, result);
 }
 
+/* The safe way: guard, transaction, commit if there is time left, end.  `replica`: a second row; `remove`: not
+ * prolonged. */
+static void op_guard(freshet *cache, struct sim_op *op)
+{
+    freshet_guard_options options = FRESHET_INIT(freshet_guard_options);
+    freshet_change change = FRESHET_INIT(freshet_change);
+    freshet_guard *guard = NULL;
+    bool two = op->replica && op->other != op->key;
+    freshet_key keys[2];
+    freshet_result result;
+    int64_t asked, left;
+
+    keys[0].data = world_key(op->key, &keys[0].size);
+    keys[1].data = world_key(op->other, &keys[1].size);
+    options.hold_ms = op->hold_ms;
+    options.fixed = op->remove;
+    result = freshet_guard_begin(cache, keys, two ? 2 : 1, &options, &guard);
+    world_tell("op %u: guard begun: %s", op->number, freshet_result_name(result));
+    if (result != FRESHET_OK) {
+        figures->guards_refused++;
+        return;
+    }
+    sim_sleep(op->after_ns);
+    asked = sim_now;
+    left = freshet_guard_left(guard);
+    if (left * SIM_MS > sim_now - asked + SIM_MS) {
+        op_commit(op, op->key);
+        check_guarded(op->key, op->version[op->key]);
+        if (two) {
+            op_commit(op, op->other);
+            check_guarded(op->other, op->version[op->other]);
+        }
+    } else {
+        world_tell("op %u: no time is left: rolled back", op->number);
+    }
+    sim_sleep(op->before_ns);
+    result = freshet_guard_end(guard, NULL, &change);
+    check_guard(op, result, change.position != 0);
+}
+
 static void op_run(freshet *cache, struct sim_op *op)
 {
-    static const char *const names[OP_KINDS] = {"get", "load", "watch", "invalidate", "invalidate two", "put", "clear"};
+    static const char *const names[OP_KINDS] = {"get", "load",  "watch", "invalidate", "invalidate two",
+                                                "put", "clear", "guard"};
 
     sim_sleep(op->gap_ns);
     op->begun = sim_now;
@@ -231,6 +272,8 @@ static void op_run(freshet *cache, struct sim_op *op)
     world_tell("op %u: %s %u", op->number, names[op->kind], op->key);
     if (op->kind == OP_WATCH)
         op_watch(cache, op);
+    else if (op->kind == OP_GUARD)
+        op_guard(cache, op);
     else if (op->kind == OP_GET || op->kind == OP_LOAD)
         op_read(cache, op);
     else

@@ -18,7 +18,7 @@
 
 /* ---- the plan ---- */
 
-enum op_kind { OP_GET, OP_LOAD, OP_WATCH, OP_INVALIDATE, OP_INVALIDATE_TWO, OP_PUT, OP_CLEAR, OP_KINDS };
+enum op_kind { OP_GET, OP_LOAD, OP_WATCH, OP_INVALIDATE, OP_INVALIDATE_TWO, OP_PUT, OP_CLEAR, OP_GUARD, OP_KINDS };
 
 struct sim_op {
     unsigned number; /* bit in the mask */
@@ -29,12 +29,13 @@ struct sim_op {
     int64_t before_ns, after_ns; /* a load's, around its look at the database; a change's, around its commit */
     bool replica;                /* a load: at the database's replica, if it may */
     bool remove;                 /* a change: the row goes */
-    uint32_t ttl_ms, bound_ms;
+    uint32_t ttl_ms, bound_ms, hold_ms;
     /* what came of it */
     int64_t begun;
     unsigned token;             /* a load's or put's; 0: none */
     uint64_t version[KEYS_MAX]; /* that it committed; 0: none */
     int64_t ran[KEYS_MAX];      /* when Redis ran its change; 0: not */
+    int64_t guarded[KEYS_MAX];  /* when it began the guard */
 };
 
 enum fault_kind {
@@ -95,6 +96,7 @@ void plan_make(struct plan *plan, uint64_t seed);
 
 struct figures {
     uint64_t runs, reads, tier, redis, loader, joined, stale, misses, absents;
+    uint64_t guards, guards_lost, guards_refused;
     uint64_t changes, queued, outdated, clears, puts, fills, refused;
     uint64_t faults[FAULT_KINDS], epochs, finals, looked;
     uint64_t oldest_permille; /* the greatest age seen of something void, in thousandths of its bound */
@@ -156,6 +158,10 @@ void check_value_is(unsigned token, uint64_t version, bool absent);
 void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf, const freshet_answer *answer,
                 bool loaded);
 void check_changed(struct sim_op *op, freshet_result result);
+/* A row is committed under a guard that is surely held: whatever becomes of its holder, nobody may stay behind. */
+void check_guarded(unsigned key, uint64_t version);
+/* A guard has ended; `sent`: its end is confirmed. */
+void check_guard(struct sim_op *op, freshet_result result, bool sent);
 /* All is calm: is this what it must be? */
 void check_final(unsigned place, unsigned key, freshet_result result, const freshet_buf *buf);
 void check_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
