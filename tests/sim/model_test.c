@@ -790,35 +790,74 @@ static void put_tag(char *to)
     to[1] = (char)roll(2);
 }
 
+/* The moment that a record is to end. */
+static void word_expiry(struct words *words)
+{
+    uint64_t us = one_in(2) ? 0 : (uint64_t)now_us + 60000000 + roll(200000000);
+
+    ends_soon = one_in(16);
+    word_format(words, "%llu", (unsigned long long)(ends_soon ? (uint64_t)now_us - roll(1000000) : us));
+}
+
+static void word_tags(struct words *words)
+{
+    size_t count = one_in(3) ? 1 + roll(3) : 0;
+    char *tags = take(count * 8);
+
+    for (size_t i = 0; i < count; i++)
+        put_tag(tags + 8 * i);
+    word(words, tags, count * 8);
+}
+
+/* A signed message as far as scripts look at it; `tags`: one that names some. */
+static void word_message(struct words *words, bool tags)
+{
+    size_t size = tags ? 128 + 16 * roll(5) : one_in(20) ? 127 : 128 + roll(500);
+
+    word_random(words, size);
+    for (size_t at = 128; tags && at < size; at += 16)
+        put_tag((char *)(uintptr_t)words->data[words->count - 1] + at);
+}
+
+/* Fixed words; false: it is none. */
+static bool word_fixed(struct words *words, char kind)
+{
+    static const struct {
+        char kind;
+        const char *text;
+    } fixed[] = {{'p', "freshet:{t:0}:frames"}, {'B', "begin"}, {'E', "end"}, {'K', "invalidate"}, {'G', "tags"}};
+
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) {
+        if (fixed[i].kind != kind)
+            continue;
+        word_text(words, fixed[i].text);
+        return true;
+    }
+    return false;
+}
+
+static void word_source(struct words *words)
+{
+    uint8_t *id = take(8);
+
+    put_number(id, one_in(2) ? 0 : roll(6), 8);
+    word(words, id, 8);
+}
+
 static void word_script_argument(struct words *words, char kind, const uint8_t *head)
 {
+    if (word_fixed(words, kind))
+        return;
     switch (kind) {
     case 'c':
         word_context(words, head);
         break;
-    case 'p':
-        word_text(words, "freshet:{t:0}:frames");
-        break;
     case 'm':
-        word_random(words, one_in(20) ? 127 : 128 + roll(500));
+    case 'M':
+        word_message(words, kind == 'M');
         break;
-    case 'M': /* that names tags */
-        word_random(words, 128 + 16 * roll(5));
-        for (size_t at = 128; at < words->size[words->count - 1]; at += 16)
-            put_tag((char *)(uintptr_t)words->data[words->count - 1] + at);
-        break;
-    case 'g': {
-        size_t count = one_in(3) ? 1 + roll(3) : 0;
-        char *tags = take(count * 8);
-
-        for (size_t i = 0; i < count; i++)
-            put_tag(tags + 8 * i);
-        word(words, tags, count * 8);
-        break;
-    }
-    case 'B':
-    case 'E':
-        word_text(words, kind == 'B' ? "begin" : "end");
+    case 'g':
+        word_tags(words);
         break;
     case 'd':
         word_format(words, "guard-with-16-b%u", (unsigned)roll(3));
@@ -829,34 +868,20 @@ static void word_script_argument(struct words *words, char kind, const uint8_t *
     case 'q':
         word(words, memcpy(take(8), head + 4, 8), 8);
         break;
-    case 'K':
-        word_text(words, "invalidate");
-        break;
     case 'C':
         word_text(words, one_in(4) ? "clear" : "invalidate");
-        break;
-    case 'G':
-        word_text(words, "tags");
         break;
     case 'S':
         word_format(words, "%u", (unsigned)(one_in(10) ? roll(4) : 1 + roll(2)));
         break;
-    case 's': {
-        uint8_t *id = take(8);
-
-        put_number(id, one_in(2) ? 0 : roll(6), 8);
-        word(words, id, 8);
+    case 's':
+        word_source(words);
         break;
-    }
     case 'i':
         word_random(words, 8);
         break;
     case 'e':
-        ends_soon = one_in(16);
-        word_format(words, "%llu",
-                    (unsigned long long)(ends_soon   ? (uint64_t)now_us - roll(1000000)
-                                         : one_in(2) ? 0
-                                                     : (uint64_t)now_us + 60000000 + roll(200000000)));
+        word_expiry(words);
         break;
     case 'b':
         word_random(words, one_in(12) ? roll(48) : 48 + roll(300));
