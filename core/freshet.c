@@ -539,10 +539,12 @@ static freshet_result load_local(struct loading *l, uint64_t start)
 /* The same, unless somebody guards the key: to be asked after `start` was read (guarded.h). */
 static freshet_result load_here(struct loading *l, uint64_t start)
 {
-    if (!guarded_is(&l->r.host->control, &l->r.key))
-        return load_local(l, start);
-    l->prefer_primary = true;
-    return load_alone(l);
+    if (guarded_is(&l->r.host->control, &l->r.key)) {
+        l->prefer_primary = true;
+        return load_alone(l);
+    }
+    STEP("load_unguarded");
+    return load_local(l, start);
 }
 
 /* Load with the right to fill, and fill.  A fill that a change overtook, or that is older than what Redis has seen of
@@ -868,8 +870,9 @@ static freshet_result put_local(struct changing *c, const struct key *key, const
         return put_local_compared(c, key, &record, change->value, confirm);
     record.as_of = record.born = changing_local(&c->host->control, key);
     *confirm = (struct remote_confirm){.position = record.as_of, .version = record.version};
-    if (guarded_is(&c->host->control, key))
+    if (guarded_is(&c->host->control, key)) /* asked behind the position: guarded.h */
         return FRESHET_GUARDED;
+    STEP("put_placed");
     for (int round = 0; round < 2; round++) {
         freshet_result result = host_fill(c->host, key, &record, change->value, &ticket);
 

@@ -1393,6 +1393,396 @@ TEST(a_large_log_comes_in_pieces)
     EXPECT_EQ(report(epoch, from + 3, 100).items[7].size, 2);
 }
 
+/* ---- guards -------------------------------------------------------------------------------------------------- */
+
+/* The n-th guard's id. */
+static const uint8_t *guard_id(int n)
+{
+    uint8_t *id = arena_take(16);
+
+    memset(id, 0xab, 16);
+    put64(id + 8, (uint64_t)n);
+    return id;
+}
+
+/* The guard script's words, from the kind on; `third`: ms of a begin, the epoch of an end. */
+static struct words guard_words(const char *kind, int keys, const char *const *names)
+{
+    struct context now = context();
+    struct words words = script(SCRIPT_GUARD, 2 + keys);
+
+    word_text(&words, HEAD);
+    word_text(&words, LOG);
+    for (int i = 0; i < keys; i++)
+        word_text(&words, names[i]);
+    word_context(&words, &now);
+    word_text(&words, CHANNEL);
+    word_message(&words, now.epoch);
+    word_text(&words, kind);
+    return words;
+}
+
+static struct reply guard_begin(const uint8_t *id, uint64_t hold_ms, int keys, const char *const *names)
+{
+    struct words words = guard_words("begin", keys, names);
+
+    word(&words, id, 16);
+    word_number(&words, hold_ms);
+    word_id(&words, 0);
+    word_number(&words, 86400000);
+    return wire_ask(wire, &words);
+}
+
+static struct reply guard_end(const uint8_t *id, uint64_t epoch, int keys, const char *const *names)
+{
+    struct words words = guard_words("end", keys, names);
+
+    word(&words, id, 16);
+    word_id(&words, epoch);
+    word_id(&words, 0);
+    word_number(&words, 86400000);
+    return wire_ask(wire, &words);
+}
+
+static struct reply guard_hold(const uint8_t *id, uint64_t hold_ms, uint64_t epoch, int keys, const char *const *names)
+{
+    struct context now = context();
+    struct words words = script(SCRIPT_HOLD, 1 + keys);
+
+    word_text(&words, HEAD);
+    for (int i = 0; i < keys; i++)
+        word_text(&words, names[i]);
+    word_context(&words, &now);
+    word(&words, id, 16);
+    word_number(&words, hold_ms);
+    word_id(&words, epoch);
+    return wire_ask(wire, &words);
+}
+
+static bool held(struct reply reply)
+{
+    EXPECT(says(&reply, "OK") && reply.size == 5 && reply.items[4].size == 1);
+    return reply.items[4].text[0] == '1';
+}
+
+/* The n-th guard's deadline, us. */
+static uint64_t guard_ends(const char *name, unsigned n)
+{
+    struct stored_record got = record(name);
+
+    EXPECT(got.state == STORED_TOMBSTONE && n < got.guard_count);
+    return get64(got.guards + (size_t)n * STORED_GUARD_SIZE + 16);
+}
+
+/* Its place in the record, for spoil64. */
+static const char *guard_at(unsigned n)
+{
+    char *at = arena_take(16);
+
+    snprintf(at, 16, "%u", STORED_RECORD_HEAD + n * STORED_GUARD_SIZE + 16);
+    return at;
+}
+
+TEST(a_guard_is_set_on_every_key_and_taken_from_every_key)
+{
+    uint64_t begun, begun_us, epoch;
+    struct reply reply;
+
+    start(NULL);
+    EXPECT_SAYS(put(some[0], 5), "OK");
+    begun_us = redis_us();
+    reply = guard_begin(guard_id(1), 30000, 3, some);
+    EXPECT(held(reply));
+    begun = position_of(reply);
+    epoch = epoch_of(reply);
+    EXPECT_EQ(whole(ask("XLEN", LOG, NULL)), 2);
+    for (int i = 0; i < 3; i++) {
+        struct stored_record got = record(some[i]);
+
+        EXPECT(got.state == STORED_TOMBSTONE && got.born == begun && got.changed_us >= begun_us);
+        EXPECT_EQ(got.guard_count, 1);
+        EXPECT(memcmp(got.guards, guard_id(1), 16) == 0);
+        EXPECT(guard_ends(some[i], 0) >= begun_us + 30000000 && guard_ends(some[i], 0) <= redis_us() + 30000000);
+        EXPECT(pttl(some[i]) > 30000); /* the tombstone outlives it */
+    }
+    EXPECT_EQ(record(some[0]).source_seen, 5);
+    reply = guard_end(guard_id(1), epoch, 3, some);
+    EXPECT(held(reply) && position_of(reply) == begun + 1);
+    for (int i = 0; i < 3; i++)
+        EXPECT(record(some[i]).guard_count == 0 && record(some[i]).born == begun + 1);
+    EXPECT_EQ(whole(ask("XLEN", LOG, NULL)), 3);
+}
+
+TEST(on_a_guarded_key_nobody_fills_and_nobody_puts)
+{
+    struct context before = context(), holder = context();
+    long long written;
+    uint64_t position;
+
+    start(NULL);
+    EXPECT_SAYS(ticket_as(before, some[0], 60000), "TICKET");
+    EXPECT(held(guard_begin(guard_id(1), 30000, 1, some)));
+    EXPECT_SAYS(fill(&before, some[0], 0), "REFUSED"); /* a load that ran when the guard began */
+    written = writes();
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "GUARDED");
+    EXPECT_EQ(writes(), written);
+    EXPECT_SAYS(fill(&holder, some[0], 0), "REFUSED");
+    position = head().position;
+    EXPECT_SAYS(put(some[0], 7), "GUARDED");
+    EXPECT_EQ(head().position, position + 1); /* it is an invalidation */
+    EXPECT(record(some[0]).state == STORED_TOMBSTONE && record(some[0]).born == position + 1);
+    EXPECT_EQ(record(some[0]).source_seen, 7);
+    EXPECT_SAYS(put(some[0], 6), "OUTDATED");
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "GUARDED");
+    EXPECT(held(guard_end(guard_id(1), head().epoch, 1, some)));
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "TICKET");
+    EXPECT_SAYS(fill(&holder, some[0], 7), "OK");
+}
+
+/* However that came about: an intact ticket on a guarded key fills nothing. */
+TEST(a_ticket_beside_a_guard_fills_nothing)
+{
+    struct context holder = context();
+
+    start(NULL);
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "TICKET");
+    EXPECT_SAYS(ticket_as(holder, some[1], 60000), "TICKET");
+    struct reply bytes = ask("GET", some[0], NULL);
+    struct words words = {.count = 0};
+    char *guarded = arena_take(bytes.size + STORED_GUARD_SIZE);
+
+    memcpy(guarded, bytes.text, bytes.size);
+    memcpy(guarded + bytes.size, guard_id(1), 16);
+    put64((uint8_t *)guarded + bytes.size + 16, redis_us() + 60000000);
+    word_text(&words, "SET");
+    word_text(&words, some[0]);
+    word(&words, guarded, bytes.size + STORED_GUARD_SIZE);
+    EXPECT(wire_ask(wire, &words).type == '+');
+    EXPECT_SAYS(fill(&holder, some[0], 0), "REFUSED");
+    EXPECT_EQ(record(some[0]).guard_count, 1);
+    EXPECT_SAYS(fill(&holder, some[1], 0), "OK");
+}
+
+TEST(whatever_changes_a_key_leaves_its_guards)
+{
+    struct context holder = context();
+
+    start(NULL);
+    EXPECT(held(guard_begin(guard_id(1), 30000, 2, some)));
+    EXPECT(held(guard_begin(guard_id(2), 40000, 1, some)));
+    EXPECT_EQ(record(some[0]).guard_count, 2);
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    EXPECT_EQ(record(some[0]).guard_count, 2);
+    EXPECT(pttl(some[0]) > 39000);
+    EXPECT_SAYS(clear(), "OK");
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "GUARDED");
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    EXPECT_SAYS(put(some[0], 0), "GUARDED");
+    EXPECT_EQ(record(some[0]).guard_count, 2);
+    EXPECT(held(guard_end(guard_id(1), head().epoch, 2, some)));
+    EXPECT_EQ(record(some[0]).guard_count, 1);
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "GUARDED");
+    EXPECT_SAYS(ticket_as(holder, some[1], 60000), "TICKET");
+    EXPECT(held(guard_end(guard_id(2), head().epoch, 1, some)));
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "TICKET");
+}
+
+/* An end is an invalidation whatever it says. */
+static void expect_broken(int keys)
+{
+    uint64_t position = head().position;
+    struct context holder = context();
+
+    EXPECT(!held(guard_end(guard_id(1), head().epoch, keys, some)));
+    EXPECT(head().position > position);
+    for (int i = 0; i < keys; i++) {
+        EXPECT_EQ(record(some[i]).born, head().position);
+        EXPECT_SAYS(ticket_as(holder, some[i], 60000), "TICKET");
+    }
+}
+
+TEST(an_end_tells_whatever_broke_its_guard)
+{
+    static const char *const more[] = {"--enable-debug-command", "yes", NULL};
+    uint64_t epoch;
+
+    start(more);
+    EXPECT(held(guard_begin(guard_id(1), 30000, 2, some)));
+    spoil64(some[1], guard_at(0), redis_us() - 1); /* its time is over, on one of the keys */
+    expect_broken(2);
+    expect_broken(2); /* it has ended */
+    EXPECT(held(guard_begin(guard_id(1), 30000, 2, some)));
+    EXPECT_EQ(whole(ask("DEL", some[0], NULL)), 1); /* evicted, say */
+    expect_broken(2);
+    EXPECT(held(guard_begin(guard_id(1), 30000, 2, some)));
+    epoch = head().epoch;
+    EXPECT(ask("DEBUG", "CHANGE-REPL-ID", NULL).type == '+'); /* a promoted replica */
+    EXPECT(!held(guard_end(guard_id(1), epoch, 2, some)));
+    EXPECT(head().epoch != epoch);
+    /* filled after its time, then begun and ended by another: nothing of it is left */
+    EXPECT(held(guard_begin(guard_id(1), 30000, 1, some)));
+    spoil64(some[0], guard_at(0), redis_us() - 1);
+    EXPECT_SAYS(put(some[0], 0), "OK");
+    EXPECT(held(guard_begin(guard_id(2), 30000, 1, some)) && held(guard_end(guard_id(2), head().epoch, 1, some)));
+    expect_broken(1);
+}
+
+TEST(a_guard_is_prolonged_but_never_begun_again)
+{
+    static const char *const more[] = {"--enable-debug-command", "yes", NULL};
+    uint64_t epoch;
+
+    start(more);
+    EXPECT(held(guard_begin(guard_id(1), 1000, 2, some)));
+    epoch = head().epoch;
+    EXPECT(held(guard_hold(guard_id(1), 90000, epoch, 2, some)));
+    for (int i = 0; i < 2; i++) {
+        EXPECT(guard_ends(some[i], 0) > redis_us() + 80000000);
+        EXPECT(pttl(some[i]) > 89000);
+    }
+    EXPECT_EQ(head().position, record(some[0]).born); /* it is no change */
+    spoil64(some[0], guard_at(0), redis_us() - 1);
+    EXPECT(!held(guard_hold(guard_id(1), 100000, epoch, 2, some)));
+    EXPECT(guard_ends(some[0], 0) <= redis_us());
+    EXPECT(guard_ends(some[1], 0) > redis_us() + 95000000); /* what is left of it */
+    EXPECT(!held(guard_hold(guard_id(2), 30000, epoch, 2, some)));
+    EXPECT_EQ(record(some[1]).guard_count, 1);
+    EXPECT(!held(guard_hold(guard_id(1), 30000, epoch, 1, some + 3)));
+    EXPECT_EQ(whole(ask("EXISTS", some[3], NULL)), 0);
+    EXPECT(held(guard_begin(guard_id(3), 30000, 1, some)));
+    EXPECT(ask("DEBUG", "CHANGE-REPL-ID", NULL).type == '+');
+    EXPECT(!held(guard_hold(guard_id(3), 30000, epoch, 1, some)));
+    EXPECT(head().epoch != epoch);
+}
+
+TEST(a_key_has_at_most_64_guards)
+{
+    long long written;
+    struct reply reply;
+
+    start(NULL);
+    for (int i = 1; i <= 64; i++)
+        EXPECT(held(guard_begin(guard_id(i), 30000 + (uint64_t)i, 1, some)));
+    written = writes();
+    reply = guard_begin(guard_id(65), 30000, 4, some);
+    EXPECT(says(&reply, "FULL"));
+    EXPECT_EQ(writes(), written);                            /* none of the four */
+    EXPECT(held(guard_begin(guard_id(64), 30000, 1, some))); /* the same once more is no other */
+    EXPECT_EQ(record(some[0]).guard_count, 64);
+    EXPECT_SAYS(put(some[0], 0), "GUARDED");
+    spoil64(some[0], guard_at(7), redis_us() - 1); /* one is over, and makes room */
+    EXPECT(held(guard_begin(guard_id(65), 30000, 1, some)));
+    EXPECT_EQ(record(some[0]).guard_count, 64);
+}
+
+TEST(a_guard_whose_time_is_over_is_none)
+{
+    struct context holder = context();
+
+    start(NULL);
+    EXPECT(held(guard_begin(guard_id(1), 30000, 2, some)));
+    spoil64(some[0], guard_at(0), redis_us() - 1);
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "TICKET");
+    EXPECT_EQ(record(some[0]).guard_count, 0);
+    EXPECT_SAYS(fill(&holder, some[0], 0), "OK");
+    spoil64(some[1], guard_at(0), redis_us() - 1);
+    EXPECT_SAYS(put(some[1], 0), "OK");
+}
+
+/* The clock was put back, or a forger was here: it ends all the same, and nothing else breaks by it. */
+TEST(a_deadline_further_off_than_any_is_cut)
+{
+    static const uint64_t far[] = {UINT64_C(1) << 52, (UINT64_C(1) << 53) + 1, UINT64_MAX};
+
+    start(NULL);
+    for (int i = 0; i < 3; i++) {
+        EXPECT(held(guard_begin(guard_id(1), 1000, 2, some)));
+        spoil64(some[0], guard_at(0), far[i]);
+        spoil64(some[1], guard_at(0), far[i]);
+        EXPECT_SAYS(ticket_as(context(), some[0], 60000), "GUARDED");
+        EXPECT(guard_ends(some[0], 0) <= redis_us() + 600000000);
+        EXPECT_SAYS(invalidate(some[1]), "OK");
+        EXPECT(guard_ends(some[1], 0) <= redis_us() + 600000000);
+        EXPECT(pttl(some[1]) > 0 && pttl(some[1]) <= 601000);
+        EXPECT(held(guard_end(guard_id(1), head().epoch, 2, some)));
+    }
+}
+
+TEST(garbled_guards_are_no_entry)
+{
+    struct context holder = context();
+
+    start(NULL);
+    EXPECT(held(guard_begin(guard_id(1), 30000, 1, some)));
+    EXPECT(ask("APPEND", some[0], "x", NULL).type == ':');
+    EXPECT_SAYS(ticket_as(holder, some[0], 60000), "TICKET");
+    EXPECT(!held(guard_end(guard_id(1), head().epoch, 1, some)));
+    EXPECT(held(guard_begin(guard_id(1), 30000, 1, some)));
+    EXPECT(held(guard_end(guard_id(1), head().epoch, 1, some)));
+}
+
+TEST(a_guard_that_makes_no_sense_changes_nothing)
+{
+    static const uint8_t none[16] = {0};
+    struct words words;
+    long long written;
+
+    start(NULL);
+    EXPECT_SAYS(report(0, 0, 0), "OK");
+    written = writes();
+    EXPECT(guard_begin(none, 1000, 1, some).type == '-');
+    EXPECT(guard_begin(guard_id(1), 0, 1, some).type == '-');
+    EXPECT(guard_begin(guard_id(1), 600001, 1, some).type == '-');
+    EXPECT(guard_begin(guard_id(1), 1000, 0, some).type == '-');
+    EXPECT(guard_end(none, 1, 1, some).type == '-');
+    EXPECT(guard_end(guard_id(1), 1, 0, some).type == '-');
+    EXPECT(guard_hold(none, 1000, 1, 1, some).type == '-');
+    EXPECT(guard_hold(guard_id(1), 0, 1, 1, some).type == '-');
+    EXPECT(guard_hold(guard_id(1), 600001, 1, 1, some).type == '-');
+    EXPECT(guard_hold(guard_id(1), 1000, 1, 0, some).type == '-');
+    words = guard_words("begin", 1, some);
+    EXPECT(wire_ask(wire, &words).type == '-'); /* nothing behind the kind */
+    for (int wrong = 0; wrong < 5; wrong++) {
+        static const char *const kinds[] = {"begins", "begin", "begin", "end", "end"};
+        static const size_t ids[] = {16, 15, 16, 17, 16}, sources[] = {8, 8, 7, 8, 8};
+
+        words = guard_words(kinds[wrong], 1, some);
+        word(&words, guard_id(1), ids[wrong] < 16 ? ids[wrong] : 16);
+        if (ids[wrong] > 16)
+            words.data[words.count - 1] = "seventeen bytes !", words.size[words.count - 1] = 17;
+        if (kinds[wrong][0] == 'b')
+            word_text(&words, "1000");
+        else
+            word(&words, "epoch of 9", wrong == 4 ? 9 : 8);
+        word(&words, "\0\0\0\0\0\0\0\0", sources[wrong]);
+        word_text(&words, "1000");
+        EXPECT(wire_ask(wire, &words).type == '-');
+    }
+    words = guard_words("begin", 1, some);
+    word(&words, guard_id(1), 16);
+    word_text(&words, "nan");
+    word_id(&words, 0);
+    word_text(&words, "nan");
+    EXPECT(wire_ask(wire, &words).type == '-');
+    EXPECT_EQ(writes(), written);
+}
+
+TEST(a_guard_begins_the_epoch_when_it_is_first)
+{
+    uint64_t epoch;
+
+    start(NULL);
+    EXPECT(held(guard_begin(guard_id(1), 30000, 1, some)));
+    epoch = head().epoch;
+    EXPECT_EQ(whole(ask("DEL", HEAD, NULL)), 1);
+    EXPECT(!held(guard_hold(guard_id(1), 30000, epoch, 1, some)));
+    EXPECT(head().epoch != epoch);
+    EXPECT_EQ(record(some[0]).guard_count, 1); /* it is lost, but nobody fills before its deadline */
+    EXPECT_SAYS(ticket_as(context(), some[0], 1000), "GUARDED");
+    EXPECT(!held(guard_end(guard_id(1), epoch, 1, some)));
+    EXPECT_SAYS(ticket_as(context(), some[0], 1000), "TICKET");
+}
+
 /* ---- the registry -------------------------------------------------------------------------------------------- */
 
 static const char *told(const uint8_t host[16])
