@@ -435,6 +435,7 @@ static void guard_reply(struct link *link, const struct resp *reply, void *arg)
     struct answer answer;
 
     (void)link;
+    remote_step("guard_answer");
     if (reply)
         (void)answer_read(&answer, reply);
     pthread_mutex_lock(&fleet->guards.lock);

@@ -12,6 +12,7 @@
 #include <log.h>
 #include <options.h>
 #include <stdlib.h>
+#include <step.h>
 
 #define HOLD_DEFAULT_MS 10000u
 #define HOLD_LEAST_MS   100u
@@ -132,6 +133,7 @@ static freshet_result guard_begin_local(freshet_guard *guard, const freshet_guar
     free(hashes);
     if (!good)
         return fail(FRESHET_EBUSY, "too many guards are in force on this host, for one of the keys or in all");
+    STEP("guard_set");
     (void)guard_raise(guard->host, guard);
     if (!(guard->keeper = guard_keeper(guard->host)) || keeper_add(guard->keeper, kept) != FRESHET_OK) {
         (void)guarded_end(control, kept->guarded, kept->count);

@@ -354,6 +354,56 @@ TEST(without_a_fleet_a_put_that_a_guard_overtakes_leaves_nothing)
     end(&scene);
 }
 
+/* A guard is in the table before its fences rise: who reads a position behind them must see it. */
+static void *begin_slowly(void *arg)
+{
+    struct scene *scene = arg;
+
+    hold_me();
+    return guard_begin(scene->a, 60000);
+}
+
+TEST(without_a_fleet_a_guard_holds_before_its_fences_rise)
+{
+    struct scene scene;
+    pthread_t thread;
+    void *guard;
+
+    begin(&scene, false);
+    hold_at("guard_set", false);
+    EXPECT(pthread_create(&thread, NULL, begin_slowly, &scene) == 0);
+    hold_reached();
+    EXPECT(loads(&scene, scene.b, "old"));
+    EXPECT(freshet_flush(scene.b, 5000) == FRESHET_OK);
+    hold_go();
+    EXPECT(pthread_join(thread, &guard) == 0);
+    EXPECT(!gets_that(scene.a, KEY, "old") && !gets_that(scene.b, KEY, "old"));
+    EXPECT_EQ(guard_end(guard), FRESHET_OK);
+    end(&scene);
+}
+
+/* Redis prolonged the guard when it was asked, not when we read its answer. */
+TEST(how_long_a_guard_is_left_counts_from_the_asking)
+{
+    struct scene scene;
+    freshet_guard *guard;
+
+    begin(&scene, true);
+    hold_at("guard_answer", true);
+    guard = guard_begin(scene.a, 1500);
+    hold_reached(); /* an answer is here, and with it Redis's deadline: at most so long from now */
+    int64_t ends_ns = test_now_ns() + 1500 * 1000000LL;
+    EXPECT(test_until(freshet_guard_left(guard) < 600, 5000)); /* of what the begin gave */
+    hold_at("guard_answer", true);                             /* what is asked next is not answered */
+    hold_go();
+    hold_reached();
+    int64_t left_ns = freshet_guard_left(guard) * 1000000LL;
+    EXPECT(left_ns > 0 && test_now_ns() + left_ns <= ends_ns);
+    hold_go();
+    EXPECT_EQ(guard_end(guard), FRESHET_OK);
+    end(&scene);
+}
+
 /* A load that looked for guards before one came is void; and one that reads its position later sees it. */
 TEST(without_a_fleet_a_load_that_a_guard_overtakes_leaves_nothing)
 {
