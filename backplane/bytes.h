@@ -40,4 +40,15 @@ static inline uint64_t bytes_get64(const uint8_t *from)
     return ((uint64_t)bytes_get32(from) << 32) | bytes_get32(from + 4);
 }
 
+/* A tag's number: the first 8 bytes of its hash, low byte first (PROTOCOL.md). */
+static inline uint64_t bytes_get_tag(const uint8_t *from)
+{
+    return __builtin_bswap64(bytes_get64(from));
+}
+
+static inline void bytes_put_tag(uint8_t *to, uint64_t tag)
+{
+    bytes_put64(to, __builtin_bswap64(tag));
+}
+
 #endif

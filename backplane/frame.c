@@ -17,6 +17,7 @@ static bool frame_makes_sense(uint8_t kind, uint16_t count)
     switch (kind) {
     case FRAME_INVALIDATE:
     case FRAME_PUT:
+    case FRAME_TAGS:
         return count >= 1 && count <= FRAME_KEYS_MAX;
     case FRAME_CLEAR:
         return count == 0;
@@ -78,6 +79,8 @@ const char *frame_kind_name(uint8_t kind)
         return "put";
     case FRAME_CLEAR:
         return "clear";
+    case FRAME_TAGS:
+        return "tags";
     default:
         return "unknown";
     }

@@ -21,7 +21,7 @@
 #define FRAME_BODY_MAX     (FRAME_BODY_HEAD + 16u * FRAME_KEYS_MAX)
 #define FRAME_MAX          (FRAME_SIGNED_HEAD + FRAME_BODY_MAX)
 
-enum frame_kind { FRAME_INVALIDATE = 1, FRAME_PUT = 2, FRAME_CLEAR = 3 };
+enum frame_kind { FRAME_INVALIDATE = 1, FRAME_PUT = 2, FRAME_CLEAR = 3, FRAME_TAGS = 4 };
 
 struct frame {
     uint8_t kind;      /* enum frame_kind */
@@ -32,13 +32,13 @@ struct frame {
     uint64_t counter;        /* of that writer; audit only */
     uint64_t source_version; /* 0: none */
     uint16_t count;
-    const uint8_t (*hashes)[16]; /* decode: into the body given */
+    const uint8_t (*hashes)[16]; /* of keys, or of tags; decode: into the body given */
 };
 
 /* Write the body; returns its size, 0 when it does not fit or makes no sense. */
 size_t frame_encode(const struct frame *frame, uint8_t *body, size_t capacity);
 /* Read a *verified* body, strictly: exact size, known kind, clear has no keys, the others 1 to 1,024. */
 bool frame_decode(struct frame *ret_frame, const uint8_t *body, size_t size);
-const char *frame_kind_name(uint8_t kind); /* "invalidate", "put", "clear"; "unknown" */
+const char *frame_kind_name(uint8_t kind); /* "invalidate", "put", "clear", "tags"; "unknown" */
 
 #endif

@@ -165,7 +165,7 @@ static bool guard_words(struct fleet *fleet, struct publish_work *work, const st
     memcpy(work->hashes, guard->hashes + part->first, part->count * sizeof *work->hashes);
     if (!publish_sign(fleet, work, FRAME_INVALIDATE, part->partition, part->count, source_version))
         return false;
-    publish_words_begin(fleet, work, &words, part->partition, part->count);
+    publish_words_begin(fleet, work, &words, FRAME_INVALIDATE, part->partition, part->count);
     bytes_put64(work->source, source_version);
     bytes_put64(work->versions, part->epoch);
     (void)snprintf(work->px, sizeof work->px, "%" PRIu32, guard->hold_ms);

@@ -34,15 +34,17 @@ bool outbox_busy(const struct fleet *fleet, uint32_t partition)
 }
 
 /* Take a batch of one kind and partition and send it; false when there is none, or it cannot be sent now. */
-static bool outbox_send(struct fleet *fleet, uint32_t partition, bool clears)
+static bool outbox_send(struct fleet *fleet, uint32_t partition, enum remote_outbox_kind entries)
 {
     struct outbox *outbox = &fleet->outbox;
     struct publish_work *work = outbox->work;
-    enum frame_kind kind = clears ? FRAME_CLEAR : FRAME_INVALIDATE;
+    enum frame_kind kind = entries == REMOTE_OUTBOX_CLEAR ? FRAME_CLEAR
+                           : entries == REMOTE_OUTBOX_TAG ? FRAME_TAGS
+                                                          : FRAME_INVALIDATE;
 
     outbox->partition = partition;
-    outbox->clears = clears;
-    outbox->count = remote_outbox_take(fleet->host, partition, clears, OUTBOX_BATCH, work->hashes, work->slots);
+    outbox->kind = entries;
+    outbox->count = remote_outbox_take(fleet->host, partition, entries, OUTBOX_BATCH, work->hashes, work->slots);
     if (outbox->count == 0)
         return false;
     if (publish_sign(fleet, work, kind, partition, outbox->count, 0)) {
@@ -60,7 +62,9 @@ void outbox_drain(struct fleet *fleet)
     if (fleet->outbox.sending || !fleet->outbox.work || !fleet->seat.held || !fleet->ask || !link_is_up(fleet->ask))
         return;
     for (uint32_t p = 0; p < fleet->facts.partitions; p++)
-        if (remote_outbox_waiting(fleet->host, p) > 0 && (outbox_send(fleet, p, true) || outbox_send(fleet, p, false)))
+        if (remote_outbox_waiting(fleet->host, p) > 0 &&
+            (outbox_send(fleet, p, REMOTE_OUTBOX_CLEAR) || outbox_send(fleet, p, REMOTE_OUTBOX_TAG) ||
+             outbox_send(fleet, p, REMOTE_OUTBOX_KEY)))
             return;
 }
 
@@ -69,12 +73,15 @@ static void outbox_confirmed(struct fleet *fleet, const struct answer *answer)
 {
     struct outbox *outbox = &fleet->outbox;
 
+    const uint8_t(*hashes)[16] = (const uint8_t(*)[16])outbox->work->hashes;
+
     remote_saw_position(fleet->host, outbox->partition, answer->position);
-    if (outbox->clears)
+    if (outbox->kind == REMOTE_OUTBOX_CLEAR)
         remote_raise_clear(fleet->host, outbox->partition, answer->position);
+    else if (outbox->kind == REMOTE_OUTBOX_TAG)
+        remote_raise_tags(fleet->host, hashes, outbox->count, outbox->partition, answer->position);
     else
-        remote_raise(fleet->host, (const uint8_t(*)[16])outbox->work->hashes, outbox->count, outbox->partition,
-                     answer->position);
+        remote_raise(fleet->host, hashes, outbox->count, outbox->partition, answer->position);
     remote_count(fleet->host, REMOTE_RESENT, outbox->count);
     (void)remote_outbox_confirmed(fleet->host, outbox->work->slots, outbox->count, answer->position, answer->epoch);
 }

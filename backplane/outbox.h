@@ -6,6 +6,7 @@
 #ifndef BACKPLANE_OUTBOX_H
 #define BACKPLANE_OUTBOX_H
 
+#include <remote.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -18,7 +19,7 @@ struct publish_work;
 struct outbox {
     struct publish_work *work;
     bool sending;
-    bool clears;
+    enum remote_outbox_kind kind;
     uint32_t partition;
     uint32_t count;
 };

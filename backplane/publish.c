@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PUBLISH_WORDS 12u /* of a script beside its records */
+#define PUBLISH_WORDS 14u /* of a script beside its records */
 
 /* ---- a frame and its words ---- */
 
@@ -80,8 +80,8 @@ bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kin
     return true;
 }
 
-void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words, uint32_t partition,
-                         uint32_t count)
+void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words,
+                         enum frame_kind kind, uint32_t partition, uint32_t count)
 {
     const struct fleet_names *names = &fleet->names[partition];
     struct remote_part page;
@@ -90,7 +90,9 @@ void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct 
     fleet_context(fleet, page.epoch, 0, work->context);
     fleet_word_text(words, names->head);
     fleet_word_text(words, names->log);
-    for (uint32_t i = 0; i < count; i++) {
+    if (kind == FRAME_TAGS)
+        fleet_word_text(words, names->tagfence);
+    for (uint32_t i = 0; i < count && kind != FRAME_TAGS && kind != FRAME_CLEAR; i++) {
         char *name = work->records + (size_t)i * FLEET_NAME_SIZE;
 
         fleet_word(words, name, fleet_record_name(names, work->hashes[i], name));
@@ -106,9 +108,9 @@ void publish_words(struct fleet *fleet, struct publish_work *work, enum frame_ki
 {
     struct fleet_words words = {work->argv, work->sizes, 0};
 
-    publish_words_begin(fleet, work, &words, partition, kind == FRAME_CLEAR ? 0 : count);
+    publish_words_begin(fleet, work, &words, kind, partition, count);
     bytes_put64(work->source, source_version);
-    fleet_word_text(&words, kind == FRAME_CLEAR ? "clear" : "invalidate");
+    fleet_word_text(&words, kind == FRAME_CLEAR ? "clear" : kind == FRAME_TAGS ? "tags" : "invalidate");
     fleet_word(&words, work->source, sizeof work->source);
     fleet_word_text(&words, PUBLISH_TOMBSTONE_MS);
     work->argc = words.count;
@@ -121,7 +123,7 @@ static void publish_put_words(struct fleet *fleet, struct publish_work *work, ui
 {
     struct fleet_words words = {work->argv, work->sizes, 0};
 
-    publish_words_begin(fleet, work, &words, partition, 1);
+    publish_words_begin(fleet, work, &words, FRAME_PUT, partition, 1);
     bytes_put64(work->versions, work->version);
     bytes_put64(work->writers, fleet->writer);
     bytes_put64(work->source, put->source_version);
@@ -134,6 +136,7 @@ static void publish_put_words(struct fleet *fleet, struct publish_work *work, ui
     fleet_word_text(&words, work->expiry);
     fleet_word(&words, sealed, sealed_size);
     fleet_word_text(&words, work->px);
+    fleet_word(&words, work->tags, (size_t)8 * put->tag_count);
     work->argc = words.count;
 }
 
@@ -146,11 +149,13 @@ void publish_write_down(struct publishing *p)
     p->slots = p->count;
     p->stands_for_all = false;
     if (p->kind != FRAME_CLEAR &&
-        remote_outbox_add(host, p->partition, (const uint8_t(*)[16])p->work->hashes, p->count, p->work->slots))
+        remote_outbox_add(host, p->partition, p->kind == FRAME_TAGS ? REMOTE_OUTBOX_TAG : REMOTE_OUTBOX_KEY,
+                          (const uint8_t(*)[16])p->work->hashes, p->count, p->work->slots))
         return;
     p->stands_for_all = p->kind != FRAME_CLEAR;
     p->slots = 1;
-    (void)remote_outbox_add(host, p->partition, NULL, 0, p->work->slots); /* there is always room for a clear */
+    /* There is always room for a clear. */
+    (void)remote_outbox_add(host, p->partition, REMOTE_OUTBOX_CLEAR, NULL, 0, p->work->slots);
 }
 
 freshet_result publish_queue(struct publishing *p)
@@ -166,6 +171,7 @@ static freshet_result publish_confirmed(struct publishing *p, const struct answe
 {
     struct fleet *fleet = p->fleet;
     struct remote_part page;
+    const uint8_t(*hashes)[16] = (const uint8_t(*)[16])p->work->hashes;
 
     remote_part(fleet->host, p->partition, &page);
     if (page.epoch != answer->epoch) {
@@ -179,8 +185,10 @@ static freshet_result publish_confirmed(struct publishing *p, const struct answe
     remote_saw_position(fleet->host, p->partition, answer->position);
     if (p->kind == FRAME_CLEAR)
         remote_raise_clear(fleet->host, p->partition, answer->position);
+    else if (p->kind == FRAME_TAGS)
+        remote_raise_tags(fleet->host, hashes, p->count, p->partition, answer->position);
     else
-        remote_raise(fleet->host, (const uint8_t(*)[16])p->work->hashes, p->count, p->partition, answer->position);
+        remote_raise(fleet->host, hashes, p->count, p->partition, answer->position);
     if (remote_outbox_confirmed(fleet->host, p->work->slots, p->slots, answer->position, answer->epoch))
         return FRESHET_OK;
     /* A new epoch came just now, and may not have our change among what it was sent again: it stays written down. */
@@ -238,7 +246,7 @@ static freshet_result publish_send(struct publishing *p, struct remote_confirm *
     return result;
 }
 
-/* ---- the three kinds of change ---- */
+/* ---- the four kinds of change ---- */
 
 /* Invalidate: a frame for each run of keys of one partition. */
 static freshet_result publish_invalidate(struct fleet *fleet, struct publish_work *work,
@@ -265,14 +273,25 @@ static freshet_result publish_invalidate(struct fleet *fleet, struct publish_wor
     return result;
 }
 
-static freshet_result publish_clear(struct fleet *fleet, struct publish_work *work, int64_t deadline_ns,
-                                    struct remote_confirm *confirm)
+/* A clear, or a change of tags: a frame for each partition. */
+static freshet_result publish_everywhere(struct fleet *fleet, struct publish_work *work,
+                                         const struct remote_change *change, int64_t deadline_ns,
+                                         struct remote_confirm *confirm)
 {
+    bool tags = change->kind == REMOTE_TAGS;
     freshet_result result = FRESHET_OK;
 
+    if (tags)
+        memcpy(work->hashes, change->tag_hashes, change->count * sizeof *work->hashes);
     for (uint32_t partition = 0; partition < fleet->facts.partitions; partition++) {
         struct publishing p = {
-            .fleet = fleet, .work = work, .kind = FRAME_CLEAR, .partition = partition, .deadline_ns = deadline_ns};
+            .fleet = fleet,
+            .work = work,
+            .kind = tags ? FRAME_TAGS : FRAME_CLEAR,
+            .partition = partition,
+            .count = tags ? change->count : 0,
+            .deadline_ns = deadline_ns,
+        };
 
         if (publish_send(&p, confirm) != FRESHET_OK)
             result = FRESHET_QUEUED;
@@ -281,8 +300,8 @@ static freshet_result publish_clear(struct fleet *fleet, struct publish_work *wo
 }
 
 /* Seal a put's answer; the version must stand in work already. */
-static freshet_result publish_seal(struct fleet *fleet, const struct publish_work *work,
-                                   const struct remote_change *put, uint64_t expiry_us, uint8_t *sealed)
+static freshet_result publish_seal(struct fleet *fleet, struct publish_work *work, const struct remote_change *put,
+                                   uint64_t expiry_us, uint8_t *sealed)
 {
     struct seal_facts facts = {
         .kind = put->absent ? 2 : 1,
@@ -292,8 +311,12 @@ static freshet_result publish_seal(struct fleet *fleet, const struct publish_wor
         .expiry_us = expiry_us,
         .key = put->keys[0].data,
         .key_size = put->keys[0].size,
+        .tags = work->tags,
+        .tag_count = put->tag_count,
     };
 
+    for (uint32_t i = 0; i < put->tag_count; i++)
+        bytes_put_tag(work->tags + (size_t)8 * i, put->tags[i]);
     memcpy(facts.cache, fleet->cache, sizeof facts.cache);
     return seal_value(fleet->keyring, &facts, put->value, put->absent ? 0 : put->value_size, sealed);
 }
@@ -326,8 +349,11 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
                        .version = work->version,
                        .writer = fleet->writer,
                        .source_version = put->source_version,
-                       .expires_ns = fleet_boot_ns(fleet, expiry_us)},
+                       .expires_ns = fleet_boot_ns(fleet, expiry_us),
+                       .tag_count = put->tag_count},
         };
+    if (result == FRESHET_OK && put->tag_count > 0)
+        memcpy(confirm->record.tags, put->tags, put->tag_count * sizeof *put->tags);
     return result;
 }
 
@@ -374,9 +400,8 @@ freshet_result publish_change(void *remote, const struct remote_change *change, 
                               struct remote_confirm *ret_confirm)
 {
     struct fleet *fleet = remote;
-    uint32_t room = change->kind != REMOTE_INVALIDATE ? 1
-                    : change->count < FRAME_KEYS_MAX  ? change->count
-                                                      : FRAME_KEYS_MAX;
+    bool many = change->kind == REMOTE_INVALIDATE || change->kind == REMOTE_TAGS;
+    uint32_t room = !many ? 1 : change->count < FRAME_KEYS_MAX ? change->count : FRAME_KEYS_MAX;
     struct publish_work *work = publish_work_open(room);
     freshet_result result;
 
@@ -388,7 +413,8 @@ freshet_result publish_change(void *remote, const struct remote_change *change, 
         result = publish_put(fleet, work, change, deadline_ns, ret_confirm);
         break;
     case REMOTE_CLEAR:
-        result = publish_clear(fleet, work, deadline_ns, ret_confirm);
+    case REMOTE_TAGS:
+        result = publish_everywhere(fleet, work, change, deadline_ns, ret_confirm);
         break;
     default:
         result = publish_invalidate(fleet, work, change, deadline_ns, ret_confirm);

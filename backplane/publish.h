@@ -20,6 +20,7 @@ struct publish_work {
     uint32_t room;
     uint64_t version;
     uint8_t context[64], source[8], versions[8], writers[8];
+    uint8_t tags[8 * REMOTE_TAGS_MAX];
     char expiry[24], px[24];
     size_t message_size;
     uint8_t *message;
@@ -37,13 +38,13 @@ void publish_work_close(struct publish_work *work);
 /* Frame and sign: the message and the version of work->hashes[0..count).  False when the keyring cannot sign. */
 bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition,
                   uint32_t count, uint64_t source_version);
-/* The words of the change script, for a signed invalidation or clear. */
+/* The words of the change script, for a signed invalidation, change of tags, or clear. */
 void publish_words(struct fleet *fleet, struct publish_work *work, enum frame_kind kind, uint32_t partition,
                    uint32_t count, uint64_t source_version);
 
 /* What all changes begin with: head, log, the records of work->hashes; context, channel, message. */
-void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words, uint32_t partition,
-                         uint32_t count);
+void publish_words_begin(struct fleet *fleet, struct publish_work *work, struct fleet_words *words,
+                         enum frame_kind kind, uint32_t partition, uint32_t count);
 
 /* One frame on its way. */
 struct publishing {

@@ -16,7 +16,7 @@ enum receive_verdict receive_judge(const uint8_t *body, size_t size, const uint8
         return RECEIVE_GARBLED;
     if (ret_frame->partition != partition || memcmp(ret_frame->cache, cache, 16) != 0)
         return RECEIVE_FOREIGN;
-    for (uint32_t i = 0; i < ret_frame->count; i++)
+    for (uint32_t i = 0; i < ret_frame->count && ret_frame->kind != FRAME_TAGS; i++) /* tags are of all partitions */
         if (remote_partition(ret_frame->hashes[i], partitions) != partition)
             return RECEIVE_FOREIGN;
     return RECEIVE_GOOD;
@@ -102,6 +102,8 @@ static void receive_apply(struct fleet *fleet, uint32_t partition, const struct 
 {
     if (frame->kind == FRAME_CLEAR)
         remote_raise_clear(fleet->host, partition, position);
+    else if (frame->kind == FRAME_TAGS)
+        remote_raise_tags(fleet->host, frame->hashes, frame->count, partition, position);
     else
         remote_raise(fleet->host, frame->hashes, frame->count, partition, position);
 }

@@ -289,20 +289,36 @@ static uint32_t renew_unique(uint8_t (*hashes)[16], uint32_t count)
     return kept;
 }
 
-/* The keys of a partition that were confirmed lately, each once.  False: there may have been more, for the ring, which
- * all partitions share, has come round within the time. */
-static bool renew_recent(struct fleet *fleet, uint32_t partition, uint8_t (*hashes)[16], uint32_t *ret_count)
+/* May the ring of what was confirmed lately have lost some?  All partitions share it, and it may have come round within
+ * the time.  `hashes` is room to work in. */
+static bool renew_recent_whole(struct fleet *fleet, uint8_t (*hashes)[16])
 {
     uint32_t total = 0;
 
-    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
-        if (p != partition)
-            total += remote_outbox_recent(fleet->host, p, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes) +
-                     remote_outbox_recent_clears(fleet->host, p, RENEW_RECENT_MS);
-    *ret_count = remote_outbox_recent(fleet->host, partition, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
-    total += *ret_count;
-    *ret_count = renew_unique(hashes, *ret_count);
+    for (uint32_t p = 0; p < fleet->facts.partitions; p++) {
+        total += remote_outbox_recent(fleet->host, p, REMOTE_OUTBOX_KEY, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+        total += remote_outbox_recent(fleet->host, p, REMOTE_OUTBOX_TAG, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+        total += remote_outbox_recent_clears(fleet->host, p, RENEW_RECENT_MS);
+    }
     return total < RENEW_RECENT_MOST - RENEW_RECENT_SLIP;
+}
+
+/* Queue the keys or tags that were confirmed lately, each once.  False: there is no room. */
+static bool renew_queue_recent(struct renew_part *part, enum remote_outbox_kind kind, uint8_t (*hashes)[16])
+{
+    struct fleet *fleet = part->fleet;
+    uint16_t slots[RENEW_BATCH];
+    uint32_t count =
+        remote_outbox_recent(fleet->host, part->partition, kind, RENEW_RECENT_MS, RENEW_RECENT_MOST, hashes);
+
+    count = renew_unique(hashes, count);
+    for (uint32_t done = 0, batch; done < count; done += batch) {
+        batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;
+        if (!remote_outbox_add(fleet->host, part->partition, kind, (const uint8_t(*)[16])(hashes + done), batch, slots))
+            return false;
+        remote_outbox_queue(fleet->host, slots, batch);
+    }
+    return true;
 }
 
 /* After a rotation the new history may lack what the old one confirmed last: queue it once more, before anything
@@ -311,22 +327,14 @@ static void renew_send_recent(struct renew_part *part)
 {
     struct fleet *fleet = part->fleet;
     uint8_t(*hashes)[16] = malloc(RENEW_RECENT_MOST * sizeof *hashes);
-    uint16_t slots[RENEW_BATCH];
-    uint32_t count = RENEW_RECENT_MOST;
-    /* Without memory for the keys, or without the keys, everything is sent: a clear.  Or it was one. */
-    bool known = hashes && remote_outbox_recent_clears(fleet->host, part->partition, RENEW_RECENT_MS) == 0 &&
-                 renew_recent(fleet, part->partition, hashes, &count);
+    uint16_t slot;
 
-    for (uint32_t done = 0, batch; done < count; done += batch) {
-        batch = count - done < RENEW_BATCH ? count - done : RENEW_BATCH;
-        if (known &&
-            remote_outbox_add(fleet->host, part->partition, (const uint8_t(*)[16])(hashes + done), batch, slots)) {
-            remote_outbox_queue(fleet->host, slots, batch);
-            continue;
-        }
-        (void)remote_outbox_add(fleet->host, part->partition, NULL, 0, slots);
-        remote_outbox_queue(fleet->host, slots, 1);
-        break;
+    /* Without memory for them, without all of them, or without room, everything is sent: a clear.  Or it was one. */
+    if (!hashes || remote_outbox_recent_clears(fleet->host, part->partition, RENEW_RECENT_MS) > 0 ||
+        !renew_recent_whole(fleet, hashes) || !renew_queue_recent(part, REMOTE_OUTBOX_KEY, hashes) ||
+        !renew_queue_recent(part, REMOTE_OUTBOX_TAG, hashes)) {
+        (void)remote_outbox_add(fleet->host, part->partition, REMOTE_OUTBOX_CLEAR, NULL, 0, &slot);
+        remote_outbox_queue(fleet->host, &slot, 1);
     }
     free(hashes);
 }

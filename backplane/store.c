@@ -12,6 +12,9 @@
  * Where the head is not of the page's epoch, or is behind what we know, the answer could not be judged; then one look
  * has the page adopt what there is, and the question is asked once more.
  *
+ * A record with tags may be older than a change of one of them, which its own key's history does not show.  Where this
+ * host may not have heard of it (it joined later), the table of tags is asked behind the record.
+ *
  * Whether an answer may be served is core's to judge.  Here only what is no answer at all falls away: void by a
  * clear, past its time, or not sealed by a key holder for just this key - that is a miss, never an error, for anybody
  * may write to Redis.
@@ -25,6 +28,8 @@
 
 #define STORE_ROUNDS       2
 #define STORE_GIVE_BACK_MS 250
+#define STORE_TAG_SLOTS    4096u               /* of the table of tags, behind its word 0 */
+#define STORE_TABLE_REACH  (UINT64_C(1) << 31) /* a new epoch's table is 2^32 and more ahead */
 
 enum store_agreement store_agrees(const struct stored_head *head, const struct remote_part *page)
 {
@@ -108,8 +113,71 @@ static freshet_result store_answer(struct fleet *fleet, const struct remote_key 
         .writer = record.writer,
         .source_version = record.source_version,
         .expires_ns = fleet_boot_ns(fleet, record.expiry_us),
+        .tag_count = record.tag_count,
     };
+    for (uint32_t i = 0; i < record.tag_count; i++)
+        answer->record.tags[i] = bytes_get_tag(record.tags + (size_t)8 * i);
     return FRESHET_OK;
+}
+
+/* ---- tags ---- */
+
+bool store_tags_matter(const struct stored_head *head, const struct remote_record *record,
+                       const struct remote_part *page)
+{
+    if (record->tag_count == 0 || head->newest_tag <= record->born)
+        return false;
+    /* What changed above the floor and up to `applied` is in the page's own fences, which the judge will look at. */
+    return record->born < page->floor || head->newest_tag > page->applied;
+}
+
+/* A word of the table, as BITFIELD_RO says it: numbers with a sign.  What no script writes counts as a change. */
+static uint64_t store_tag_word(const struct resp *item)
+{
+    return item && item->type == RESP_INTEGER && item->integer >= 0 ? (uint64_t)item->integer : UINT64_MAX;
+}
+
+bool store_tags_stand(const struct resp *reply, const struct stored_head *head, const struct remote_record *record)
+{
+    uint64_t whole;
+
+    if (!reply || reply->type != RESP_ARRAY || reply->count != record->tag_count + 1u)
+        return false;
+    /* The table must know of all changes up to the head that the record was read beside, and be of its history. */
+    whole = store_tag_word(reply->items[0]);
+    if (whole < head->newest_tag || whole > head->position + STORE_TABLE_REACH)
+        return false;
+    for (uint32_t i = 0; i < record->tag_count; i++)
+        if (store_tag_word(reply->items[i + 1]) > record->born)
+            return false;
+    return true;
+}
+
+/* Ask the table of tags about this record; void by it, or unknown, is no entry. */
+static freshet_result store_ask_tags(struct fleet *fleet, uint32_t partition, const struct stored_head *head,
+                                     int64_t deadline_ns, struct remote_answer *answer)
+{
+    const struct remote_record *record = &answer->record;
+    const char *table = fleet->names[partition].tagfence;
+    char slots[REMOTE_TAGS_MAX + 1][24] = {"#0"};
+    const char *argv[2 + 3 * (REMOTE_TAGS_MAX + 1)] = {"BITFIELD_RO", table};
+    size_t sizes[2 + 3 * (REMOTE_TAGS_MAX + 1)] = {strlen(argv[0]), strlen(table)};
+    struct fleet_words words = {argv, sizes, 2};
+    struct resp *reply = NULL;
+    freshet_result result;
+
+    for (uint32_t i = 0; i <= record->tag_count; i++) {
+        if (i > 0)
+            (void)snprintf(slots[i], sizeof slots[i], "#%u", 1 + (unsigned)(record->tags[i - 1] % STORE_TAG_SLOTS));
+        fleet_word_text(&words, "GET");
+        fleet_word_text(&words, "i64");
+        fleet_word_text(&words, slots[i]);
+    }
+    result = lines_ask(fleet->lines, words.count, argv, sizes, deadline_ns, &reply, NULL);
+    if (result == FRESHET_OK && !store_tags_stand(reply, head, record))
+        answer->found = REMOTE_NONE;
+    resp_free(reply);
+    return result;
 }
 
 /* ---- fetch ---- */
@@ -124,22 +192,22 @@ static const struct resp *store_bulk(const struct resp *reply, size_t n)
 /* {record, head} as Redis gave it.  *ret_again: not of the page's history, or its clock is not known yet. */
 static freshet_result store_fetched(struct fleet *fleet, const struct remote_key *key, const struct resp *reply,
                                     const struct remote_part *page, const struct renew_proof *proof,
-                                    struct remote_answer *answer, freshet_buf *buf, bool *ret_again)
+                                    struct stored_head *head, struct remote_answer *answer, freshet_buf *buf,
+                                    bool *ret_again)
 {
     const struct resp *record = store_bulk(reply, 0), *text = store_bulk(reply, 1);
-    struct stored_head head;
-    bool whole = text && stored_head_decode(&head, text->text, text->size);
+    bool whole = text && stored_head_decode(head, text->text, text->size);
 
     answer->found = REMOTE_NONE;
     if (reply->type == RESP_ERROR)
         return remote_fail(FRESHET_EREDIS, "Redis answered MGET with: %.200s", reply->text);
     /* A head from beyond is forged: as-of so high would outlive every change. */
-    *ret_again = store_agrees(whole ? &head : NULL, page) != STORE_AGREES || remote_clock(fleet->host) == 0 ||
-                 head.position > fleet_time_us(fleet) + RENEW_REACH;
+    *ret_again = store_agrees(whole ? head : NULL, page) != STORE_AGREES || remote_clock(fleet->host) == 0 ||
+                 head->position > fleet_time_us(fleet) + RENEW_REACH;
     if (*ret_again || !record)
         return FRESHET_OK;
-    answer->asked_ns = store_proof(&head, page, proof);
-    return store_answer(fleet, key, record->text, record->size, head.epoch, head.position, head.clear, answer, buf);
+    answer->asked_ns = store_proof(head, page, proof);
+    return store_answer(fleet, key, record->text, record->size, head->epoch, head->position, head->clear, answer, buf);
 }
 
 /* Will the page's proof do, when the answer comes?  Renewals are at a quarter of the bound, so mostly it will. */
@@ -166,6 +234,7 @@ freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t b
     look = !store_proven(fleet, key->partition, bound_ns);
     for (int round = 0; result == FRESHET_OK && again && round < STORE_ROUNDS; round++) {
         struct renew_proof proof = {0};
+        struct stored_head head;
         struct remote_part page;
         struct resp *reply = NULL;
 
@@ -176,8 +245,11 @@ freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t b
         answer->asked_ns = 0;
         result = lines_ask(fleet->lines, 3, argv, sizes, deadline_ns, &reply, NULL);
         if (result == FRESHET_OK)
-            result = store_fetched(fleet, key, reply, &page, &proof, answer, buf, &again);
+            result = store_fetched(fleet, key, reply, &page, &proof, &head, answer, buf, &again);
         resp_free(reply);
+        if (result == FRESHET_OK && !again && answer->found == REMOTE_RECORD &&
+            store_tags_matter(&head, &answer->record, &page))
+            result = store_ask_tags(fleet, key->partition, &head, deadline_ns, answer);
     }
     if (again)
         answer->found = REMOTE_NONE; /* another history than this host's: what it has is no answer for us */
@@ -276,8 +348,8 @@ static freshet_result store_fill_send(struct fleet *fleet, const struct remote_k
     const struct fleet_names *names = &fleet->names[key->partition];
     uint8_t context[FLEET_CONTEXT_SIZE], version[8], writer[8], source[8];
     char name[FLEET_NAME_SIZE], state[4], expiry[24], px[24];
-    const char *argv[12];
-    size_t sizes[12];
+    const char *argv[14];
+    size_t sizes[14];
     struct fleet_words words = {argv, sizes, 0};
     struct remote_part page;
     freshet_result result;
@@ -302,6 +374,7 @@ static freshet_result store_fill_send(struct fleet *fleet, const struct remote_k
     fleet_word_text(&words, expiry);
     fleet_word(&words, sealed_size ? (const char *)sealed : "", sealed_size);
     fleet_word_text(&words, px);
+    fleet_word(&words, facts->tag_count ? (const char *)facts->tags : "", (size_t)8 * facts->tag_count);
     result = lines_script(fleet->lines, SCRIPT_FILL, 3, words.count, argv, sizes, deadline_ns, ret_reply, NULL);
     if (result == FRESHET_OK && (!answer_read(ret_said, *ret_reply) || ret_said->status == ANSWER_CONFLICT))
         return remote_fail(FRESHET_EREDIS, "Redis answered the fill script with: %.200s", ret_said->text);
@@ -310,7 +383,7 @@ static freshet_result store_fill_send(struct fleet *fleet, const struct remote_k
 
 /* What a fill's answer says: the record as Redis has it, or that it was refused. */
 static freshet_result store_filled(struct fleet *fleet, const struct answer *said, const struct seal_facts *facts,
-                                   struct remote_record *ret_record)
+                                   const struct remote_change *content, struct remote_record *ret_record)
 {
     switch (said->status) {
     case ANSWER_OK:
@@ -323,7 +396,9 @@ static freshet_result store_filled(struct fleet *fleet, const struct answer *sai
             .writer = facts->writer,
             .source_version = facts->source_version,
             .expires_ns = fleet_boot_ns(fleet, facts->expiry_us),
+            .tag_count = content->tag_count,
         };
+        memcpy(ret_record->tags, content->tags, content->tag_count * sizeof *content->tags);
         return FRESHET_OK;
     case ANSWER_REFUSED:
         return FRESHET_MISS;
@@ -339,6 +414,7 @@ freshet_result store_fill(void *remote, const struct remote_key *key, const stru
 {
     struct fleet *fleet = remote;
     size_t size = content->absent ? 0 : content->value_size;
+    uint8_t tags[8 * REMOTE_TAGS_MAX];
     struct seal_facts facts = {
         .kind = content->absent ? 2 : 1,
         .version = fleet_time_us(fleet),
@@ -346,6 +422,8 @@ freshet_result store_fill(void *remote, const struct remote_key *key, const stru
         .source_version = content->source_version,
         .key = key->data,
         .key_size = key->size,
+        .tags = tags,
+        .tag_count = content->tag_count,
     };
     struct resp *reply = NULL;
     struct answer said;
@@ -359,6 +437,8 @@ freshet_result store_fill(void *remote, const struct remote_key *key, const stru
         facts.version = fleet_time_us(fleet);
         facts.expiry_us = facts.version + content->ttl_ms * UINT64_C(1000);
     }
+    for (uint32_t i = 0; i < content->tag_count; i++)
+        bytes_put_tag(tags + (size_t)8 * i, content->tags[i]);
     if (!(sealed = malloc(size + SEAL_OVERHEAD)))
         return remote_fail(FRESHET_ENOMEM, "no memory to seal a value of %zu bytes", size);
     memcpy(facts.cache, fleet->cache, sizeof facts.cache);
@@ -369,7 +449,7 @@ freshet_result store_fill(void *remote, const struct remote_key *key, const stru
                                  &said, &reply);
     }
     if (result == FRESHET_OK)
-        result = store_filled(fleet, &said, &facts, ret_record);
+        result = store_filled(fleet, &said, &facts, content, ret_record);
     resp_free(reply);
     free(sealed);
     return result;

@@ -6,6 +6,7 @@
 
 #include <remote.h>
 #include <renew.h>
+#include <resp.h>
 #include <stored.h>
 
 enum store_agreement {
@@ -21,6 +22,13 @@ int64_t store_proof(const struct stored_head *head, const struct remote_part *pa
 
 /* Is this record a live entry, at Redis's time `now_us`?  Pure. */
 bool store_lives(const struct stored_record *record, uint64_t clear, uint64_t now_us);
+
+/* Must Redis's table of tags be asked about this record, or does the page know enough?  `page` as it was before the
+ * record was asked for.  Pure. */
+bool store_tags_matter(const struct stored_head *head, const struct remote_record *record,
+                       const struct remote_part *page);
+/* Does the table's answer (its word 0, then a word for each tag) leave the record standing?  Pure. */
+bool store_tags_stand(const struct resp *reply, const struct stored_head *head, const struct remote_record *record);
 
 freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                            struct remote_answer *answer, freshet_buf *buf);

@@ -343,3 +343,8 @@ void freshet_key_hash(const char *name, const void *key, size_t key_size, uint8_
 {
     remote_hash(name ? name : "default", key, key_size, ret_hash);
 }
+
+void freshet_tag_hash(const char *name, const char *tag, bool name_space, uint8_t ret_hash[16])
+{
+    remote_tag_hash(name ? name : "default", name_space, tag, strlen(tag), ret_hash);
+}

@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
-#define CONTROL_FORMAT 1u
+#define CONTROL_FORMAT 2u
 #define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
@@ -52,7 +52,7 @@
 struct control_plan {
     uint64_t tier_size;
     uint32_t partitions, fence_slots, touch_slots;
-    size_t parts, outbox, recent, turns, guards, fences, touched, size; /* offsets in the file */
+    size_t parts, outbox, recent, turns, guards, fences, tag_fences, touched, size; /* offsets in the file */
 };
 
 /* The greatest power of two that is not above `x`, within bounds that are powers of two. */
@@ -92,7 +92,8 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     plan.turns = control_align(plan.recent + CONTROL_RECENT_SLOTS * sizeof(struct control_recent), 64);
     plan.guards = control_align(plan.turns + CONTROL_TURN_SLOTS * sizeof(struct control_turn), 64);
     plan.fences = control_align(plan.guards + CONTROL_GUARD_SLOTS * sizeof(uint64_t), CONTROL_PAGE_SIZE);
-    plan.touched = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
+    plan.tag_fences = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
+    plan.touched = plan.tag_fences + (size_t)partitions * CONTROL_TAG_SLOTS * sizeof(uint64_t);
     plan.size = control_align(plan.touched + plan.touch_slots, CONTROL_PAGE_SIZE);
     return plan;
 }
@@ -254,6 +255,7 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .turns = (struct control_turn *)(void *)(base + plan.turns),
         .guards = (_Atomic uint64_t *)(void *)(base + plan.guards),
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
+        .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
         .touched = (_Atomic uint8_t *)(base + plan.touched),
     };
     memcpy(control->host_id, head->host_id, sizeof control->host_id);
@@ -516,6 +518,15 @@ bool control_raise(_Atomic uint64_t *word, uint64_t value)
 
     while (seen < value)
         if (atomic_compare_exchange_weak_explicit(word, &seen, value, memory_order_acq_rel, memory_order_acquire))
+            return true;
+    return false;
+}
+
+bool control_tags_changed(const struct control *control, uint32_t partition, const uint64_t *tags, uint32_t count,
+                          uint64_t born)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (atomic_load_explicit(control_tag_fence(control, partition, tags[i]), memory_order_acquire) > born)
             return true;
     return false;
 }

@@ -21,6 +21,7 @@
 #define CONTROL_TURN_SLOTS   512u
 #define CONTROL_GUARD_SLOTS  4096u
 #define CONTROL_GUARD_ROW    64u /* slots for the keys of one hash: so many guards a key */
+#define CONTROL_TAG_SLOTS    4096u /* in a partition's table of tags; the same as Redis's, PROTOCOL.md */
 
 /* The file starts with an immutable head of this size, whose last 16 bytes are SipHash-2-4-128 of those before under
  * the key below: a check against damage, not a secret. */
@@ -63,8 +64,9 @@ struct control {
                           * meets a page that is not its own */
     /* where the tables are */
     struct control_part *parts;
-    _Atomic uint64_t *fences; /* partitions * fence_slots */
-    _Atomic uint8_t *touched; /* touch_slots */
+    _Atomic uint64_t *fences;     /* partitions * fence_slots */
+    _Atomic uint64_t *tag_fences; /* partitions * CONTROL_TAG_SLOTS */
+    _Atomic uint8_t *touched;     /* touch_slots */
     struct control_outbox *outbox;
     struct control_recent *recent;
     struct control_turn *turns;
@@ -104,6 +106,15 @@ static inline _Atomic uint64_t *control_fence(const struct control *control, uin
 {
     return &control->fences[(size_t)partition * control->space.fence_slots + slot];
 }
+
+/* Records with a tag of this slot that were born below are void. */
+static inline _Atomic uint64_t *control_tag_fence(const struct control *control, uint32_t partition, uint64_t tag)
+{
+    return &control->tag_fences[(size_t)partition * CONTROL_TAG_SLOTS + (tag & (CONTROL_TAG_SLOTS - 1))];
+}
+/* Has one of these tags changed since the record was born? */
+bool control_tags_changed(const struct control *control, uint32_t partition, const uint64_t *tags, uint32_t count,
+                          uint64_t born);
 
 /* Without a fleet: take the next position of the partition. */
 uint64_t control_next_position(struct control *control, uint32_t partition);
@@ -177,6 +188,7 @@ enum control_counter { /* one for each counter of freshet_stats, in its order */
                        COUNT_TAKEOVERS,
                        COUNT_RECONNECTS,
                        COUNT_MAP_FULL,
+                       COUNT_TAG_CHANGES,
                        COUNT_ALL
 };
 void control_count(struct control *control, enum control_counter counter, uint64_t n);
@@ -203,7 +215,7 @@ bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, 
 /* ---- the outbox: changes that Redis has not confirmed, key hashes only, in the page so that they survive kill -9 ----
  * How it stays exact at any instruction, and why: outbox.c. */
 
-enum control_outbox_kind { OUTBOX_KEY = 1, OUTBOX_CLEAR = 2 };
+enum control_outbox_kind { OUTBOX_KEY = 1, OUTBOX_CLEAR = 2, OUTBOX_TAG = 3 };
 enum control_outbox_state {
     OUTBOX_FREE = 0,
     OUTBOX_CLAIMED = 1, /* being filled in by its owner: nothing has been promised, so it blocks nobody; freed when its
@@ -212,12 +224,12 @@ enum control_outbox_state {
     OUTBOX_QUEUED = 3,  /* nobody has: whoever holds the seat sends it */
 };
 
-/* Write down `count` hashes (or, with hashes NULL, one OUTBOX_CLEAR) of a partition, in state SENDING; ret_slots gets
+/* Write down `count` hashes of keys or tags (or one OUTBOX_CLEAR) of a partition, in state SENDING; ret_slots gets
  * their indexes.  False when there is no room, and nothing is written down: write down a clear of the partition
  * instead, for which room is always kept (so that call cannot fail).  With no slot left the clears of a partition share
  * one, which only the seat's holder ends: the adder may send its clear all the same, and another follows later. */
-bool control_outbox_add(struct control *control, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
-                        uint16_t *ret_slots);
+bool control_outbox_add(struct control *control, uint32_t partition, enum control_outbox_kind kind,
+                        const uint8_t (*hashes)[16], uint32_t count, uint16_t *ret_slots);
 /* Confirmed in `epoch`, and its fence is raised: remember them for `recent`, and free them if the page is still in that
  * epoch; else they are left QUEUED and it answers false: the new history may lack them.  Slots that are no longer this
  * process's are left alone. */
@@ -231,9 +243,9 @@ void control_outbox_queue(struct control *control, const uint16_t *slots, uint32
  * SENDING, owner self).  Returns how many; ret_hashes may be NULL for clears. */
 uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind, uint32_t most,
                              uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
-/* Keys confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed. */
-uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms, uint32_t most,
-                               uint8_t (*ret_hashes)[16]);
+/* Keys (or tags) confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed. */
+uint32_t control_outbox_recent(struct control *control, uint32_t partition, enum control_outbox_kind kind,
+                               int64_t window_ms, uint32_t most, uint8_t (*ret_hashes)[16]);
 /* How many clears of a partition were.  A new epoch begins with one, but a master that was cut off may have confirmed
  * another since. */
 uint32_t control_outbox_recent_clears(const struct control *control, uint32_t partition, int64_t window_ms);
@@ -243,6 +255,9 @@ uint32_t control_outbox_waiting(struct control *control, uint32_t partition);
 uint32_t control_outbox_count(const struct control *control);
 /* Is this key (or its partition, by a clear) in the outbox?  Called for each hit: one load when the outbox is empty. */
 bool control_outbox_pending_slow(const struct control *control, const struct key *key);
+/* Is one of these tags in the outbox? */
+bool control_outbox_pending_tags(const struct control *control, uint32_t partition, const uint64_t *tags,
+                                 uint32_t count);
 /* Upper 48 bits: a version that every add raises; lower 16: 0 when nothing is in, else 1 + how many slots need looking
  * at. */
 const _Atomic uint64_t *control_outbox_word(const struct control *control);

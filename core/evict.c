@@ -21,7 +21,8 @@ static bool evict_void(const struct record *record, const struct key *key, const
     return record->epoch != atomic_load_explicit(&part->epoch, memory_order_acquire) ||
            record->as_of < atomic_load_explicit(&part->floor, memory_order_acquire) ||
            record->born < atomic_load_explicit(&part->clear, memory_order_acquire) ||
-           record->as_of < atomic_load_explicit(fence, memory_order_acquire);
+           record->as_of < atomic_load_explicit(fence, memory_order_acquire) ||
+           control_tags_changed(control, key->partition, record->tags, record->tag_count, record->born);
 }
 
 enum evict_choice evict_choose(const struct record *record, const struct key *key, struct control *control,

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <step.h>
 #include <string.h>
+#include <tags.h>
 #include <turn.h>
 
 #define BOUND_DEFAULT_MS  500u
@@ -302,7 +303,9 @@ static void record_from_remote(struct record *record, const struct remote_record
         .expires_ns = remote->expires_ns,
         .key_size = key->size,
         .value_size = remote->absent ? 0 : value_size,
+        .tag_count = remote->tag_count,
     };
+    memcpy(record->tags, remote->tags, sizeof record->tags);
 }
 
 static struct remote_key key_for_remote(const struct key *key)
@@ -378,7 +381,6 @@ freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, con
 /* ---- get or load ---- */
 
 struct loading {
-    struct reading r;
     freshet_load_options options;
     freshet_loader loader;
     void *arg;
@@ -391,7 +393,19 @@ struct loading {
     struct turn turn;             /* among the host's processes, while it is ours */
     int64_t since_ns;             /* when the load began that the answer is of */
     struct remote_change content; /* what the loader answered */
+    /* The rest is set when it is needed: a hit pays for none of it. */
+    struct reading r;
+    struct tags tags;
 };
+
+freshet_result freshet_load_tag(freshet_load_request *request, const char *tag)
+{
+    struct loading *l = request ? request->own : NULL;
+
+    if (!l)
+        return fail(FRESHET_EINVAL, "freshet_load_tag: the request is none of a running loader's");
+    return tags_add(&l->tags, &l->r.host->control.space, tag);
+}
 
 /* Call the loader; its value is in the reading's buffer. */
 static freshet_result load_call(struct loading *l)
@@ -401,6 +415,7 @@ static freshet_result load_call(struct loading *l)
         .key_size = l->r.key.size,
         .prefer_primary = l->prefer_primary,
         .ttl_ms = l->options.ttl_ms ? l->options.ttl_ms : l->ttl_ms,
+        .own = l,
     };
     uint32_t ttl_told = request.ttl_ms;
     freshet_result result;
@@ -425,6 +440,8 @@ static freshet_result load_call(struct loading *l)
         .value_size = l->r.buf->size,
         .ttl_ms = request.ttl_ms,
         .source_version = request.source_version,
+        .tags = l->tags.numbers,
+        .tag_count = l->tags.count,
     };
     return result;
 }
@@ -451,7 +468,9 @@ static void load_record(struct loading *l)
         .expires_ns = l->content.ttl_ms ? clock_boot_ns() + l->content.ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
         .key_size = l->r.key.size,
         .value_size = l->content.value_size,
+        .tag_count = l->tags.count,
     };
+    memcpy(l->r.record.tags, l->tags.numbers, sizeof l->tags.numbers);
 }
 
 /* Has something changed so lately, as far as this host knows, that the source's replica may not have it yet?  Asked
@@ -664,6 +683,17 @@ static freshet_result load_left(struct loading *l)
     return result;
 }
 
+/* Has a tag of what was loaded changed since the load began, as far as this host knows, or does such a change wait? */
+static bool load_tags_changed(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+    const struct record *record = &l->r.record;
+    uint32_t p = l->r.key.partition;
+
+    return record->tag_count > 0 && (control_outbox_pending_tags(control, p, record->tags, record->tag_count) ||
+                                     control_tags_changed(control, p, record->tags, record->tag_count, record->as_of));
+}
+
 /* Join the load that runs, if nothing has changed since it began.  FRESHET_MISS: its result is no answer for us. */
 static freshet_result load_join(struct loading *l, struct flight *flight)
 {
@@ -674,7 +704,8 @@ static freshet_result load_join(struct loading *l, struct flight *flight)
         return load_left(l);
     /* Judged as late as any answer: what came while we waited counts, if the host is still known to have heard of it.
      */
-    if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of || !load_host_fresh(l))
+    if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of ||
+        load_tags_changed(l) || !load_host_fresh(l))
         return FRESHET_MISS;
     control_count(&l->r.host->control, COUNT_JOINED, 1);
     if (result == FRESHET_ABSENT)
@@ -757,12 +788,15 @@ static freshet_result load_missed(struct loading *l)
 freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, const freshet_load_options *given,
                             freshet_loader loader, void *arg, freshet_buf *buf, freshet_answer *answer)
 {
-    struct loading l = {.loader = loader, .arg = arg};
+    struct loading l;
     enum verdict verdict;
     freshet_result result;
 
     if (!loader)
         return fail(FRESHET_EINVAL, "freshet_load: the loader is NULL");
+    memset(&l, 0, offsetof(struct loading, r));
+    l.loader = loader;
+    l.arg = arg;
     if ((result = options_take(&l.options, sizeof l.options, given, "freshet_load_options")) != FRESHET_OK)
         return result;
     if ((result = reading_start(&l.r, cache, key, key_size, l.options.bound_ms, l.options.deadline_ms, buf, answer)) !=
@@ -773,6 +807,10 @@ freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, co
     result = read_tier(&l.r, &verdict);
     if (result == FRESHET_MISS) {
         host_count(l.r.host, COUNT_MISSES, clock_boot_ns());
+        result =
+            tags_take(&l.tags, &l.r.host->control.space, l.options.tags, l.options.tag_count, l.options.name_space);
+        if (result != FRESHET_OK)
+            return reading_end(&l.r, result);
         if (!l.r.ops && control_fleet(&l.r.host->control) != 0)
             result = load_unkept(&l); /* a fleet's tier that this handle has not joined: it may look, not fill */
         else
@@ -863,9 +901,11 @@ static freshet_result put_local(struct changing *c, const struct key *key, const
         .expires_ns = change->ttl_ms ? clock_boot_ns() + change->ttl_ms * CLOCK_NS_PER_MS : RECORD_NEVER,
         .key_size = key->size,
         .value_size = change->value_size,
+        .tag_count = change->tag_count,
     };
     uint64_t ticket;
 
+    memcpy(record.tags, change->tags, change->tag_count * sizeof *change->tags);
     if (change->source_version)
         return put_local_compared(c, key, &record, change->value, confirm);
     record.as_of = record.born = changing_local(&c->host->control, key);
@@ -894,6 +934,7 @@ static freshet_result put_any(freshet *cache, const void *key_data, size_t key_s
 {
     struct remote_confirm confirm = {0};
     struct changing c;
+    struct tags tags;
     struct key key;
     freshet_result result;
 
@@ -904,6 +945,9 @@ static freshet_result put_any(freshet *cache, const void *key_data, size_t key_s
         return fail(FRESHET_EINVAL, "the value is NULL, but has %zu bytes", value_size);
     if (value_size > cache->options.value_max)
         return fail(FRESHET_ETOOBIG, "the value has %zu bytes; value_max is %u", value_size, cache->options.value_max);
+    result = tags_take(&tags, &c.host->control.space, c.options.tags, c.options.tag_count, c.options.name_space);
+    if (result != FRESHET_OK)
+        return result;
     key_make(&key, &c.host->control.space, key_data, key_size);
     struct remote_key remote_key = key_for_remote(&key);
     struct remote_change put = {
@@ -915,6 +959,8 @@ static freshet_result put_any(freshet *cache, const void *key_data, size_t key_s
         .value_size = value_size,
         .ttl_ms = c.options.ttl_ms,
         .source_version = c.options.source_version,
+        .tags = tags.numbers,
+        .tag_count = tags.count,
     };
     control_count(&c.host->control, COUNT_PUTS, 1);
     if (!c.ops)
@@ -999,6 +1045,65 @@ freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, 
     result = c.ops->change(atomic_load(&c.host->remote), &invalidate, c.deadline_ns, &confirm);
     free((void *)invalidate.keys);
     return changing_end(&c, result, &confirm);
+}
+
+/* Change tags or a namespace, as their hashes, in every partition. */
+static freshet_result change_tags(struct changing *c, const uint8_t (*hashes)[16], uint32_t count)
+{
+    struct control *control = &c->host->control;
+    struct remote_confirm confirm = {0};
+    struct remote_change tags = {.kind = REMOTE_TAGS, .tag_hashes = hashes, .count = count};
+    freshet_result result;
+
+    control_count(control, COUNT_TAG_CHANGES, count);
+    if (c->ops) {
+        result = c->ops->change(atomic_load(&c->host->remote), &tags, c->deadline_ns, &confirm);
+        return changing_end(c, result, &confirm);
+    }
+    for (uint32_t p = 0; p < control->space.partitions; p++) {
+        confirm.position = control_next_position(control, p);
+        for (uint32_t i = 0; i < count; i++)
+            (void)control_raise(control_tag_fence(control, p, key_tag_number(hashes[i])), confirm.position);
+    }
+    confirm.version = clock_real_us();
+    return changing_end(c, FRESHET_OK, &confirm);
+}
+
+freshet_result freshet_invalidate_tags(freshet *cache, const char *const *tags, size_t count,
+                                       const freshet_write_options *given, freshet_change *change)
+{
+    uint8_t(*hashes)[16];
+    struct changing c;
+    freshet_result result;
+
+    if (!tags || count == 0 || count > TAGS_CHANGE_MAX)
+        return fail(FRESHET_EINVAL, "freshet_invalidate_tags: give 1 to %u tags", TAGS_CHANGE_MAX);
+    for (size_t i = 0; i < count; i++)
+        if ((result = tags_check(tags[i], "tag")) != FRESHET_OK)
+            return result;
+    if ((result = changing_start(&c, cache, given, change)) != FRESHET_OK)
+        return result;
+    if (!(hashes = malloc(count * sizeof *hashes)))
+        return fail(FRESHET_ENOMEM, "no memory for %zu tags", count);
+    for (size_t i = 0; i < count; i++)
+        key_tag(&c.host->control.space, false, tags[i], strlen(tags[i]), hashes[i]);
+    result = change_tags(&c, (const uint8_t(*)[16])hashes, (uint32_t)count);
+    free(hashes);
+    return result;
+}
+
+freshet_result freshet_clear_namespace(freshet *cache, const char *name_space, const freshet_write_options *given,
+                                       freshet_change *change)
+{
+    uint8_t hash[1][16];
+    struct changing c;
+    freshet_result result;
+
+    if ((result = tags_check(name_space, "namespace")) != FRESHET_OK ||
+        (result = changing_start(&c, cache, given, change)) != FRESHET_OK)
+        return result;
+    key_tag(&c.host->control.space, true, name_space, strlen(name_space), hash[0]);
+    return change_tags(&c, (const uint8_t(*)[16])hash, 1);
 }
 
 freshet_result freshet_clear(freshet *cache, const freshet_write_options *given, freshet_change *change)

@@ -40,6 +40,7 @@ static void stat_counters(const struct control *control, freshet_stats *s)
         [COUNT_TAKEOVERS] = &s->takeovers,
         [COUNT_RECONNECTS] = &s->reconnects,
         [COUNT_MAP_FULL] = &s->map_full,
+        [COUNT_TAG_CHANGES] = &s->tag_changes,
     };
 
     for (int i = 0; i < COUNT_ALL; i++)
@@ -82,6 +83,8 @@ static void stat_coherence(struct control *control, freshet_stats *s)
     s->fence_slots = control->space.fence_slots;
     for (size_t i = 0; i < slots; i++)
         s->fences += atomic_load_explicit(&control->fences[i], memory_order_relaxed) != 0;
+    for (size_t i = 0; i < (size_t)CONTROL_TAG_SLOTS * control->space.partitions; i++)
+        s->tag_fences += atomic_load_explicit(&control->tag_fences[i], memory_order_relaxed) != 0;
 }
 
 freshet_result freshet_stat(freshet *cache, freshet_stats *stats)
@@ -150,6 +153,8 @@ static bool walk_one(const uint8_t hash[16], const struct record *record, const 
                     record->expires_ns == RECORD_NEVER ? -1 : (record->expires_ns - judged.now_ns) / CLOCK_NS_PER_MS,
                 .judged_at_ns = judged.now_ns,
             },
+        .tags = record->tags,
+        .tag_count = record->tag_count,
     };
     return walk->fn(&entry, walk->arg);
 }

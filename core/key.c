@@ -7,6 +7,7 @@
 #include <key.h>
 
 #include <bytes.h>
+#include <freshet.h>
 
 struct sip {
     uint64_t v0, v1, v2, v3;
@@ -86,14 +87,40 @@ void key_siphash128(uint64_t k0, uint64_t k1, const void *data, size_t size, uin
     bytes_put64(ret_hash + 8, high);
 }
 
-void key_space_name(struct key_space *space, const char *name)
+/* The SipHash key that follows from these bytes. */
+static void key_space_derive(const void *data, size_t size, uint64_t *ret_k0, uint64_t *ret_k1)
 {
     static const uint8_t first[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     uint8_t hash[16];
 
-    key_siphash128(bytes_get64(first), bytes_get64(first + 8), name, strlen(name), hash);
-    space->k0 = bytes_get64(hash);
-    space->k1 = bytes_get64(hash + 8);
+    key_siphash128(bytes_get64(first), bytes_get64(first + 8), data, size, hash);
+    *ret_k0 = bytes_get64(hash);
+    *ret_k1 = bytes_get64(hash + 8);
+}
+
+void key_space_name(struct key_space *space, const char *name)
+{
+    static const char tag[] = "tag", name_space[] = "namespace";
+    size_t size = strnlen(name, FRESHET_NAME_MAX);
+    char text[FRESHET_NAME_MAX + 1 + sizeof name_space];
+
+    key_space_derive(name, size, &space->k0, &space->k1);
+    memcpy(text, name, size);
+    text[size] = '\0'; /* no name has one: nothing else is hashed under these keys */
+    memcpy(text + size + 1, tag, sizeof tag - 1);
+    key_space_derive(text, size + sizeof tag, &space->tags[0][0], &space->tags[0][1]);
+    memcpy(text + size + 1, name_space, sizeof name_space - 1);
+    key_space_derive(text, size + sizeof name_space, &space->tags[1][0], &space->tags[1][1]);
+}
+
+void key_tag(const struct key_space *space, bool name_space, const void *data, size_t size, uint8_t ret_hash[16])
+{
+    key_siphash128(space->tags[name_space][0], space->tags[name_space][1], data, size, ret_hash);
+}
+
+uint64_t key_tag_number(const uint8_t hash[16])
+{
+    return bytes_get64(hash);
 }
 
 /* Where the key's words stand.  Most caches have one partition or a power of two: no division then. */

@@ -8,11 +8,13 @@
 #ifndef CORE_KEY_H
 #define CORE_KEY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct key_space {
     uint64_t k0, k1;      /* the SipHash key of the cache */
+    uint64_t tags[2][2];  /* of its tags, and of its namespaces */
     uint32_t partitions;  /* 1 to 16 */
     uint32_t fence_slots; /* in a partition, a power of two */
     uint32_t touch_slots; /* a power of two */
@@ -29,10 +31,14 @@ struct key {
 
 /* SipHash-2-4-128. */
 void key_siphash128(uint64_t k0, uint64_t k1, const void *data, size_t size, uint8_t ret_hash[16]);
-/* The SipHash key of the cache `name`: SipHash-128 of the name under the key 00 01 .. 0f. */
+/* The SipHash keys of the cache `name`: SipHash-128 of the name, alone and with what follows it for tags and
+ * namespaces, under the key 00 01 .. 0f. */
 void key_space_name(struct key_space *space, const char *name);
 void key_make(struct key *key, const struct key_space *space, const void *data, size_t size);
 /* The same from a hash alone (frames and the outbox name keys so); data NULL, size 0. */
 void key_from_hash(struct key *key, const struct key_space *space, const uint8_t hash[16]);
+/* A tag's hash, or a namespace's: of domains of their own.  Its number is what records and tables know it by. */
+void key_tag(const struct key_space *space, bool name_space, const void *data, size_t size, uint8_t ret_hash[16]);
+uint64_t key_tag_number(const uint8_t hash[16]);
 
 #endif

@@ -55,7 +55,6 @@
 #define RECENT_FULL 2u
 #define RECENT_VERSION_SHIFT 2
 #define RECENT_VERSION_MASK 0xfffu
-#define RECENT_CLEAR 0x100u /* with its partition: it was a clear */
 
 /* Slot numbers from here on name a shared clear: base + partition + 16 * generation. */
 #define CLEAR_BASE CONTROL_OUTBOX_SLOTS
@@ -203,19 +202,18 @@ static uint16_t outbox_share_clear(struct control *control, uint32_t partition)
     return (uint16_t)(CLEAR_BASE + partition + FRESHET_PARTITIONS_MAX * generation);
 }
 
-bool control_outbox_add(struct control *control, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
-                        uint16_t *ret_slots)
+bool control_outbox_add(struct control *control, uint32_t partition, enum control_outbox_kind kind,
+                        const uint8_t (*hashes)[16], uint32_t count, uint16_t *ret_slots)
 {
-    enum control_outbox_kind kind = hashes ? OUTBOX_KEY : OUTBOX_CLEAR;
     uint64_t ours = owner_self() | outbox_place(kind, partition);
     uint32_t highest = 0;
 
-    if (!hashes)
+    if (kind == OUTBOX_CLEAR)
         count = 1;
     if (count == 0)
         return true;
     if (!outbox_claim_all(control, ours | OUTBOX_CLAIMED, count, ret_slots)) {
-        if (hashes)
+        if (kind != OUTBOX_CLEAR)
             return false;
         ret_slots[0] = outbox_share_clear(control, partition);
         return true;
@@ -227,8 +225,8 @@ bool control_outbox_add(struct control *control, uint32_t partition, const uint8
     for (uint32_t i = 0; i < count; i++) {
         struct control_outbox *slot = &control->outbox[ret_slots[i]];
 
-        atomic_store_explicit(&slot->low, hashes ? bytes_get64(hashes[i]) : 0, memory_order_release);
-        atomic_store_explicit(&slot->high, hashes ? bytes_get64(hashes[i] + 8) : 0, memory_order_release);
+        atomic_store_explicit(&slot->low, kind == OUTBOX_CLEAR ? 0 : bytes_get64(hashes[i]), memory_order_release);
+        atomic_store_explicit(&slot->high, kind == OUTBOX_CLEAR ? 0 : bytes_get64(hashes[i] + 8), memory_order_release);
         STEP("outbox_filled");
         atomic_store(&slot->word, ours | OUTBOX_SENDING);
     }
@@ -257,8 +255,8 @@ static struct control_recent *outbox_recent_claim(struct control *control, uint6
     return NULL;
 }
 
-/* Remember a key, or with `slot` NULL a clear, that was confirmed just now. */
-static void outbox_remember(struct control *control, const struct control_outbox *slot, uint32_t partition,
+/* Remember a key or tag, or with `slot` NULL a clear, that was confirmed just now; `place` has kind and partition. */
+static void outbox_remember(struct control *control, const struct control_outbox *slot, uint64_t place,
                             uint64_t position)
 {
     uint64_t word;
@@ -271,12 +269,12 @@ static void outbox_remember(struct control *control, const struct control_outbox
     atomic_store_explicit(&entry->high, slot ? atomic_load(&slot->high) : 0, memory_order_release);
     atomic_store_explicit(&entry->confirmed_ns, (uint64_t)clock_boot_ns(), memory_order_release);
     atomic_store_explicit(&entry->position, position, memory_order_release);
-    atomic_store_explicit(&entry->partition, slot ? partition : partition | RECENT_CLEAR, memory_order_release);
+    atomic_store_explicit(&entry->partition, place, memory_order_release);
     atomic_store(&entry->word, (word & ~(OWNER_MASK | RECENT_BUSY)) | RECENT_FULL);
 }
 
-/* Read an entry; false when it is none, or was written to meanwhile. */
-static bool outbox_recent_read(const struct control_recent *entry, uint32_t partition, uint64_t since_ns,
+/* Read an entry; false when it is none of this place, or was written to meanwhile. */
+static bool outbox_recent_read(const struct control_recent *entry, uint64_t place, uint64_t since_ns,
                                uint8_t ret_hash[16])
 {
     uint64_t word = atomic_load_explicit(&entry->word, memory_order_acquire);
@@ -286,7 +284,7 @@ static bool outbox_recent_read(const struct control_recent *entry, uint32_t part
 
     if ((word & RECENT_BUSY) || !(word & RECENT_FULL) || confirmed_ns < since_ns)
         return false;
-    if (atomic_load_explicit(&entry->partition, memory_order_acquire) != partition)
+    if (atomic_load_explicit(&entry->partition, memory_order_acquire) != place)
         return false;
     bytes_put64(ret_hash, low);
     bytes_put64(ret_hash + 8, high);
@@ -310,18 +308,19 @@ uint32_t control_outbox_recent_clears(const struct control *control, uint32_t pa
     uint8_t hash[16];
 
     for (uint32_t i = 0; i < CONTROL_RECENT_SLOTS; i++)
-        found += outbox_recent_read(&control->recent[i], partition | RECENT_CLEAR, since_ns, hash);
+        found += outbox_recent_read(&control->recent[i], outbox_place(OUTBOX_CLEAR, partition), since_ns, hash);
     return found;
 }
 
-uint32_t control_outbox_recent(struct control *control, uint32_t partition, int64_t window_ms,
-                               uint32_t most, uint8_t (*ret_hashes)[16])
+uint32_t control_outbox_recent(struct control *control, uint32_t partition, enum control_outbox_kind kind,
+                               int64_t window_ms, uint32_t most, uint8_t (*ret_hashes)[16])
 {
+    uint64_t place = outbox_place(kind, partition);
     uint64_t since_ns = outbox_since_ns(window_ms), next = atomic_load(&control->page->recent_next);
     uint32_t found = 0;
 
     for (uint32_t back = 1; back <= CONTROL_RECENT_SLOTS && found < most; back++)
-        found += outbox_recent_read(&control->recent[(next - back) % CONTROL_RECENT_SLOTS], partition, since_ns,
+        found += outbox_recent_read(&control->recent[(next - back) % CONTROL_RECENT_SLOTS], place, since_ns,
                                     ret_hashes[found]);
     return found;
 }
@@ -360,7 +359,7 @@ static bool outbox_done_one(struct control *control, uint32_t slot, uint64_t pos
         if (!(clear = outbox_taken_clear(control, slot, &seen)))
             return true;
         if (position != 0)
-            outbox_remember(control, NULL, partition, position);
+            outbox_remember(control, NULL, outbox_place(OUTBOX_CLEAR, partition), position);
         after = seen & GENERATION_MASK << GENERATION_SHIFT;
         if (outbox_outlived(control, partition, epoch))
             after |= OUTBOX_QUEUED;
@@ -373,7 +372,7 @@ static bool outbox_done_one(struct control *control, uint32_t slot, uint64_t pos
         return true;
     partition = (uint32_t)(seen >> PARTITION_SHIFT & 15);
     if (position != 0)
-        outbox_remember(control, (seen >> KIND_SHIFT & 3) == OUTBOX_KEY ? entry : NULL, partition, position);
+        outbox_remember(control, (seen >> KIND_SHIFT & 3) == OUTBOX_CLEAR ? NULL : entry, seen & PLACE_MASK, position);
     STEP("outbox_remembered");
     if (outbox_outlived(control, partition, epoch))
         after = (seen & PLACE_MASK) | OUTBOX_QUEUED;
@@ -529,6 +528,36 @@ bool control_outbox_pending_slow(const struct control *control, const struct key
             return true;
         if ((word & PLACE_MASK) == one && atomic_load_explicit(&slot->low, memory_order_acquire) == low &&
             atomic_load_explicit(&slot->high, memory_order_acquire) == high)
+            return true;
+    }
+    return false;
+}
+
+/* Is this number one of them? */
+static bool outbox_names(const uint64_t *tags, uint32_t count, uint64_t number)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (tags[i] == number)
+            return true;
+    return false;
+}
+
+bool control_outbox_pending_tags(const struct control *control, uint32_t partition, const uint64_t *tags,
+                                 uint32_t count)
+{
+    uint64_t place = outbox_place(OUTBOX_TAG, partition);
+    uint32_t reach;
+
+    if ((atomic_load(&control->page->outbox_word) & MARK_MASK) == 0)
+        return false;
+    reach = outbox_reach(control);
+    for (uint32_t i = 0; i < reach; i++) {
+        const struct control_outbox *slot = &control->outbox[i];
+        uint64_t word = atomic_load(&slot->word);
+
+        if ((outbox_state(word) == OUTBOX_SENDING || outbox_state(word) == OUTBOX_QUEUED) &&
+            (word & PLACE_MASK) == place &&
+            outbox_names(tags, count, atomic_load_explicit(&slot->low, memory_order_acquire)))
             return true;
     }
     return false;

@@ -1,7 +1,8 @@
 /*
  * page.h - the control page as it lies in the file, for control.c, outbox.c and turn.c alone.
  *
- *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | turns | guards | fences | touched
+ *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | turns | guards | fences |
+ *     tag fences | touched
  *
  * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at
  * first.
@@ -30,16 +31,16 @@ struct control_page {
 /* One entry of the outbox; the words' layout is told in outbox.c. */
 struct control_outbox {
     _Alignas(32) _Atomic uint64_t word;
-    _Atomic uint64_t low, high; /* the key's hash */
+    _Atomic uint64_t low, high; /* the key's or tag's hash */
 };
 
-/* A change of a key that was confirmed some time ago. */
+/* A change of a key or tag that was confirmed some time ago. */
 struct control_recent {
     _Atomic uint64_t word;
     _Atomic uint64_t low, high;
     _Atomic uint64_t confirmed_ns; /* CLOCK_BOOTTIME */
     _Atomic uint64_t position;
-    _Atomic uint64_t partition;
+    _Atomic uint64_t partition; /* and the kind, both as in the outbox's word */
 };
 
 /* A load that some process of the host has begun; the words' layout is told in turn.c. */

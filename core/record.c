@@ -1,9 +1,9 @@
 /*
  * record.c - a record's head as bytes.
  *
- *     0 magic u32 | 4 format u8 | 5 kind u8 | 6 zero u16 | 8 key size u32 | 12 value size u32 |
+ *     0 magic u32 | 4 format u8 | 5 kind u8 | 6 tags u8 | 7 zero u8 | 8 key size u32 | 12 value size u32 |
  *     16 epoch | 24 as-of | 32 born | 40 version | 48 writer | 56 source version | 64 expiry (each 64 bits) |
- *     72 check u64 of all before                                                        little-endian, 80 bytes
+ *     72 check u64 of all else | 80 tags (each 64 bits)                                little-endian, 80 bytes and more
  *
  * Every byte here is paid for twice: the tree's leaves hold fewer records, so a hit finds fewer of them in the CPU's
  * cache. The check is for accidents (a map that was damaged, another program's file), not against this user's own
@@ -15,12 +15,22 @@
 #include <bytes.h>
 #include <freshet.h>
 
-#define RECORD_MAGIC   0x31527246u /* "FrR1" */
-#define RECORD_FORMAT  1u
+#define RECORD_MAGIC   0x32527246u /* "FrR2" */
+#define RECORD_FORMAT  2u
 #define RECORD_CHECKED 72u
 
-/* The check of a head's first RECORD_CHECKED bytes. */
-static uint64_t record_check(const uint8_t *bytes)
+/* The check goes on over the tags. */
+static uint64_t record_check_tags(uint64_t check, const uint8_t *tags, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        check = (check ^ bytes_get64(tags + 8 * i)) * 0xff51afd7ed558ccdu;
+        check ^= check >> 32;
+    }
+    return check;
+}
+
+/* The check of a head: its first RECORD_CHECKED bytes, and the tags. */
+static uint64_t record_check(const uint8_t *bytes, uint32_t tags)
 {
     uint64_t even = 0x9e3779b97f4a7c15u, odd = 0xc2b2ae3d27d4eb4fu;
 
@@ -31,7 +41,8 @@ static uint64_t record_check(const uint8_t *bytes)
         odd ^= odd >> 32;
     }
     even = (even ^ bytes_get64(bytes + RECORD_CHECKED - 8)) * 0xff51afd7ed558ccdu;
-    return even ^ even >> 29 ^ (odd << 17 | odd >> 47);
+    even ^= even >> 29 ^ (odd << 17 | odd >> 47);
+    return __builtin_expect(tags == 0, 1) ? even : record_check_tags(even, bytes + RECORD_HEAD_SIZE, tags);
 }
 
 void record_encode(const struct record *record, uint8_t *bytes)
@@ -40,6 +51,7 @@ void record_encode(const struct record *record, uint8_t *bytes)
     bytes_put32(bytes, RECORD_MAGIC);
     bytes[4] = RECORD_FORMAT;
     bytes[5] = record->kind;
+    bytes[6] = (uint8_t)record->tag_count;
     bytes_put32(bytes + 8, record->key_size);
     bytes_put32(bytes + 12, (uint32_t)record->value_size); /* the largest value_max is 1 GiB */
     bytes_put64(bytes + 16, record->epoch);
@@ -49,7 +61,9 @@ void record_encode(const struct record *record, uint8_t *bytes)
     bytes_put64(bytes + 48, record->writer);
     bytes_put64(bytes + 56, record->source_version);
     bytes_put64(bytes + 64, (uint64_t)record->expires_ns);
-    bytes_put64(bytes + RECORD_CHECKED, record_check(bytes));
+    for (uint32_t i = 0; i < record->tag_count; i++)
+        bytes_put64(bytes + RECORD_HEAD_SIZE + 8 * i, record->tags[i]);
+    bytes_put64(bytes + RECORD_CHECKED, record_check(bytes, record->tag_count));
 }
 
 /* Do kind and sizes make sense together? */
@@ -70,25 +84,27 @@ bool record_decode(struct record *ret_record, const uint8_t *bytes, size_t size,
 
     if (size < RECORD_HEAD_SIZE || bytes_get32(bytes) != RECORD_MAGIC || bytes[4] != RECORD_FORMAT)
         return false;
-    if (bytes_get64(bytes + RECORD_CHECKED) != record_check(bytes))
+    record.tag_count = bytes[6];
+    if (record.tag_count > RECORD_TAGS_MAX || size < record_head_size(&record) || bytes[7])
         return false;
-    if (bytes[6] || bytes[7])
+    if (bytes_get64(bytes + RECORD_CHECKED) != record_check(bytes, record.tag_count))
         return false;
-    record = (struct record){
-        .kind = bytes[5],
-        .key_size = bytes_get32(bytes + 8),
-        .value_size = bytes_get32(bytes + 12),
-        .epoch = bytes_get64(bytes + 16),
-        .as_of = bytes_get64(bytes + 24),
-        .born = bytes_get64(bytes + 32),
-        .version = bytes_get64(bytes + 40),
-        .writer = bytes_get64(bytes + 48),
-        .source_version = bytes_get64(bytes + 56),
-        .expires_ns = (int64_t)bytes_get64(bytes + 64),
-    };
+    /* One by one: an initialiser would clear the room for tags at every hit. */
+    record.kind = bytes[5];
+    record.key_size = bytes_get32(bytes + 8);
+    record.value_size = bytes_get32(bytes + 12);
+    record.epoch = bytes_get64(bytes + 16);
+    record.as_of = bytes_get64(bytes + 24);
+    record.born = bytes_get64(bytes + 32);
+    record.version = bytes_get64(bytes + 40);
+    record.writer = bytes_get64(bytes + 48);
+    record.source_version = bytes_get64(bytes + 56);
+    record.expires_ns = (int64_t)bytes_get64(bytes + 64);
+    for (uint32_t i = 0; i < record.tag_count; i++)
+        record.tags[i] = bytes_get64(bytes + RECORD_HEAD_SIZE + 8 * i);
     if (!record_sound(&record, limit))
         return false;
-    *ret_record = record;
+    record_copy(ret_record, &record);
     return true;
 }
 

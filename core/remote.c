@@ -119,6 +119,16 @@ void remote_raise(struct remote_host *remote, const uint8_t (*hashes)[16], uint3
     (void)control_raise(&control->parts[partition].newest_change_ns, (uint64_t)clock_boot_ns());
 }
 
+void remote_raise_tags(struct remote_host *remote, const uint8_t (*hashes)[16], uint32_t count, uint32_t partition,
+                       uint64_t position)
+{
+    struct control *control = &host_behind(remote)->control;
+
+    for (uint32_t i = 0; i < count; i++)
+        (void)control_raise(control_tag_fence(control, partition, key_tag_number(hashes[i])), position);
+    (void)control_raise(&control->parts[partition].newest_change_ns, (uint64_t)clock_boot_ns());
+}
+
 void remote_raise_clear(struct remote_host *remote, uint32_t partition, uint64_t position)
 {
     struct control_part *part = &host_behind(remote)->control.parts[partition];
@@ -232,10 +242,22 @@ bool remote_seat_take(struct remote_host *remote, uint64_t seen, uint64_t holder
 
 /* ---- the outbox ---- */
 
-bool remote_outbox_add(struct remote_host *remote, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
-                       uint16_t *ret_slots)
+static enum control_outbox_kind outbox_kind(enum remote_outbox_kind kind)
 {
-    return control_outbox_add(&host_behind(remote)->control, partition, hashes, count, ret_slots);
+    switch (kind) {
+    case REMOTE_OUTBOX_TAG:
+        return OUTBOX_TAG;
+    case REMOTE_OUTBOX_CLEAR:
+        return OUTBOX_CLEAR;
+    default:
+        return OUTBOX_KEY;
+    }
+}
+
+bool remote_outbox_add(struct remote_host *remote, uint32_t partition, enum remote_outbox_kind kind,
+                       const uint8_t (*hashes)[16], uint32_t count, uint16_t *ret_slots)
+{
+    return control_outbox_add(&host_behind(remote)->control, partition, outbox_kind(kind), hashes, count, ret_slots);
 }
 
 void remote_outbox_done(struct remote_host *remote, const uint16_t *slots, uint32_t count)
@@ -259,17 +281,18 @@ void remote_outbox_queue(struct remote_host *remote, const uint16_t *slots, uint
     control_outbox_queue(&host_behind(remote)->control, slots, count);
 }
 
-uint32_t remote_outbox_take(struct remote_host *remote, uint32_t partition, bool clears, uint32_t most,
+uint32_t remote_outbox_take(struct remote_host *remote, uint32_t partition, enum remote_outbox_kind kind, uint32_t most,
                             uint8_t (*ret_hashes)[16], uint16_t *ret_slots)
 {
-    return control_outbox_take(&host_behind(remote)->control, partition, clears ? OUTBOX_CLEAR : OUTBOX_KEY, most,
-                               ret_hashes, ret_slots);
+    return control_outbox_take(&host_behind(remote)->control, partition, outbox_kind(kind), most, ret_hashes,
+                               ret_slots);
 }
 
-uint32_t remote_outbox_recent(struct remote_host *remote, uint32_t partition, int64_t window_ms, uint32_t most,
-                              uint8_t (*ret_hashes)[16])
+uint32_t remote_outbox_recent(struct remote_host *remote, uint32_t partition, enum remote_outbox_kind kind,
+                              int64_t window_ms, uint32_t most, uint8_t (*ret_hashes)[16])
 {
-    return control_outbox_recent(&host_behind(remote)->control, partition, window_ms, most, ret_hashes);
+    return control_outbox_recent(&host_behind(remote)->control, partition, outbox_kind(kind), window_ms, most,
+                                 ret_hashes);
 }
 
 uint32_t remote_outbox_waiting(struct remote_host *remote, uint32_t partition)
@@ -296,8 +319,10 @@ bool remote_servable(struct remote_host *remote, const struct remote_key *remote
         .as_of = remote_record->as_of,
         .born = remote_record->born,
         .expires_ns = remote_record->expires_ns,
+        .tag_count = remote_record->tag_count,
     };
 
+    memcpy(record.tags, remote_record->tags, sizeof record.tags);
     key_from_hash(&key, &host->control.space, remote_key->hash);
     return servable(&record, &host->control, &key, atomic_load(&host->bound_ms) * CLOCK_NS_PER_MS, asked_ns,
                     &judgement) == SERVABLE;
@@ -344,6 +369,14 @@ void remote_hash(const char *name, const void *key, size_t key_size, uint8_t ret
 
     key_space_name(&space, name);
     key_siphash128(space.k0, space.k1, key, key_size, ret_hash);
+}
+
+void remote_tag_hash(const char *name, bool name_space, const void *tag, size_t size, uint8_t ret_hash[16])
+{
+    struct key_space space = {0};
+
+    key_space_name(&space, name);
+    key_tag(&space, name_space, tag, size, ret_hash);
 }
 
 uint32_t remote_partition(const uint8_t hash[16], uint32_t partitions)

@@ -15,6 +15,17 @@ static inline uint64_t servable_word(const _Atomic uint64_t *word)
     return atomic_load_explicit(word, memory_order_acquire);
 }
 
+/* What may have voided it by its tags; most records have none, so the call is paid by those that have. */
+static __attribute__((noinline)) enum verdict servable_tags(const struct record *record, const struct control *control,
+                                                            uint32_t partition)
+{
+    if (control_outbox_pending_tags(control, partition, record->tags, record->tag_count))
+        return VOID_PENDING;
+    if (control_tags_changed(control, partition, record->tags, record->tag_count, record->born))
+        return VOID_TAG;
+    return SERVABLE;
+}
+
 /* What voids the answer whatever the time: SERVABLE when nothing does. */
 static inline enum verdict servable_void(const struct record *record, const struct control *control,
                                          const struct control_part *part, const struct key *key, uint64_t epoch)
@@ -32,6 +43,8 @@ static inline enum verdict servable_void(const struct record *record, const stru
         return VOID_FENCE;
     if (record->born < servable_word(&part->clear))
         return VOID_CLEAR;
+    if (__builtin_expect(record->tag_count > 0, 0))
+        return servable_tags(record, control, key->partition);
     return SERVABLE;
 }
 
@@ -88,6 +101,8 @@ const char *verdict_name(enum verdict verdict)
         return "pending";
     case VOID_CLEAR:
         return "clear";
+    case VOID_TAG:
+        return "tag";
     case VOID_EXPIRED:
         return "expired";
     case TOO_OLD:

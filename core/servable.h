@@ -2,10 +2,10 @@
  * servable.h - the one judge of every answer, whether from the tier, from Redis, or for somebody who joins a load.
  *
  * Call it after the value has been copied.  It reads, in this order: proven-at (acquire), epoch, floor, the outbox,
- * fence, clear, expiry, and the clock last: whatever made the answer void before proven-at is in the fences
- * that are read after it, so "fresh at the last look at the clock" is what is proven, not "fresh at the copy".  The
- * outbox stands before fence and clear, since a change leaves it only when those are raised: the other way round it
- * could be missed in both.
+ * fence, clear, the tags (outbox, then fences), expiry, and the clock last: whatever made the answer void before
+ * proven-at is in the fences that are read after it, so "fresh at the last look at the clock" is what is proven, not
+ * "fresh at the copy".  The outbox stands before fence, clear and tag fences, since a change leaves it only when those
+ * are raised: the other way round it could be missed in both.
  *
  * Without a fleet (page epoch 0) a host is its own history: nothing to prove, and only records of epoch 0 are its own.
  */
@@ -22,6 +22,7 @@ enum verdict {
     VOID_FENCE,
     VOID_PENDING,
     VOID_CLEAR,
+    VOID_TAG,
     VOID_EXPIRED,
     TOO_OLD, /* everything else is right, but the bound cannot be shown: what a stale policy may forgive */
 };
@@ -35,7 +36,7 @@ struct judgement {
  * proven-at. */
 enum verdict servable(const struct record *record, const struct control *control, const struct key *key,
                       int64_t bound_ns, int64_t proof_ns, struct judgement *ret_judgement);
-/* "" , "epoch", "floor", "fence", "pending", "clear", "expired", "age" */
+/* "" , "epoch", "floor", "fence", "pending", "clear", "tag", "expired", "age" */
 const char *verdict_name(enum verdict verdict);
 
 #endif

@@ -36,7 +36,6 @@
 #define POOL_TRIES 4u
 #define HASH_SIZE 16u
 #define CHUNK_KEY_SIZE 20u
-#define HEAD_ROOM (TIER_ROW - RECORD_HEAD_SIZE) /* bytes of key and value in the head row */
 #define OPEN_TRIES 25
 #define FREE_DBI_ 0u       /* LMDB's own list of free pages; its number is as fixed as the file format */
 #define EACH_BATCH 128u    /* heads a snapshot in tier_each */
@@ -668,6 +667,12 @@ static void chunk_key(uint8_t key[CHUNK_KEY_SIZE], const uint8_t hash[16], uint3
         key[HASH_SIZE + i] = (uint8_t)(number >> (24 - 8 * i));
 }
 
+/* Bytes of key and value that the head row has room for. */
+static inline uint32_t record_room(const struct record *record)
+{
+    return TIER_ROW - record_head_size(record);
+}
+
 /* Bytes of key and value: what is spread over the rows. */
 static uint64_t record_bytes(const struct record *record)
 {
@@ -677,9 +682,9 @@ static uint64_t record_bytes(const struct record *record)
 /* Rows behind the head. */
 static uint64_t record_chunks(const struct record *record)
 {
-    uint64_t bytes = record_bytes(record);
+    uint64_t bytes = record_bytes(record), room = record_room(record);
 
-    return bytes <= HEAD_ROOM ? 0 : (bytes - HEAD_ROOM + TIER_ROW - 1) / TIER_ROW;
+    return bytes <= room ? 0 : (bytes - room + TIER_ROW - 1) / TIER_ROW;
 }
 
 uint64_t tier_pages(const struct record *record)
@@ -700,13 +705,14 @@ bool tier_next_hash(uint8_t hash[16])
 /* Is it a head row whose sizes agree? */
 static inline bool head_decode(const struct tier *tier, const MDB_val *row, struct record *ret_record)
 {
-    uint64_t bytes;
+    uint64_t bytes, room;
 
     if (row->mv_size < RECORD_HEAD_SIZE || row->mv_size > TIER_ROW ||
         !record_decode(ret_record, row->mv_data, row->mv_size, tier->limit))
         return false;
     bytes = record_bytes(ret_record);
-    return row->mv_size == RECORD_HEAD_SIZE + (bytes < HEAD_ROOM ? bytes : HEAD_ROOM);
+    room = record_room(ret_record);
+    return row->mv_size == TIER_ROW - room + (bytes < room ? bytes : room);
 }
 
 /* Bytes of key and value as they come, row by row: the key is compared (or copied), the value copied. */
@@ -774,10 +780,11 @@ static __attribute__((noinline)) freshet_result read_rows(struct tier *tier, str
                                                           const MDB_val *head, freshet_buf *buf)
 {
     struct taking taking = {.compare = key->data, .key_size = key->size, .end = key->size};
+    const uint8_t *here = (const uint8_t *)head->mv_data + record_head_size(record);
+    uint32_t room = record_room(record);
     freshet_result result;
 
-    if (!taking_take(&taking, (const uint8_t *)head->mv_data + RECORD_HEAD_SIZE,
-                     key->size < HEAD_ROOM ? key->size : HEAD_ROOM))
+    if (!taking_take(&taking, here, key->size < room ? key->size : room))
         return FRESHET_MISS; /* before memory is asked for */
     taking.at = 0;
     if (buf) {
@@ -786,7 +793,7 @@ static __attribute__((noinline)) freshet_result read_rows(struct tier *tier, str
         taking.value_to = buf->data;
         taking.end = record_bytes(record);
     }
-    (void)taking_take(&taking, (const uint8_t *)head->mv_data + RECORD_HEAD_SIZE, HEAD_ROOM);
+    (void)taking_take(&taking, here, room);
     if (taking.at >= taking.end)
         return FRESHET_OK;
     if ((result = reader_cursor(tier, reader)) != FRESHET_OK)
@@ -810,12 +817,12 @@ static inline freshet_result read_record(struct tier *tier, struct tier_reader *
         return rc == MDB_NOTFOUND ? FRESHET_MISS : tier_result(tier, rc, "reading a record");
     if (!head_decode(tier, &row, ret_record) || ret_record->key_size != key->size)
         return FRESHET_MISS;
-    if (__builtin_expect(record_bytes(ret_record) > HEAD_ROOM, 0)) {
+    if (__builtin_expect(record_bytes(ret_record) > record_room(ret_record), 0)) {
         result = read_rows(tier, reader, key, ret_record, &row, buf);
         if (result != FRESHET_OK)
             return result;
     } else {
-        data = (const uint8_t *)row.mv_data + RECORD_HEAD_SIZE;
+        data = (const uint8_t *)row.mv_data + record_head_size(ret_record);
         if (memcmp(data, key->data, key->size) != 0)
             return FRESHET_MISS;
         if (buf && (result = buf_reserve(buf, ret_record->value_size)) != FRESHET_OK)
@@ -842,7 +849,7 @@ freshet_result tier_read(struct tier *tier, const struct key *key, struct record
     result = read_record(tier, reader, key, &record, buf);
     tier_leave(tier, reader);
     if (result == FRESHET_OK)
-        *ret_record = record;
+        record_copy(ret_record, &record);
     return result;
 }
 
@@ -870,11 +877,13 @@ static freshet_result each_take(struct each_batch *batch, struct tier *tier, str
     struct each_entry *entry = &batch->entries[batch->count];
     struct taking taking = {.key_to = batch->keys + batch->keys_used};
     freshet_result result = FRESHET_OK;
+    size_t head;
 
     if (!head_decode(tier, row, &entry->record) || entry->record.key_size > FRESHET_KEY_MAX)
         return FRESHET_MISS;
     taking.key_size = taking.end = entry->record.key_size;
-    taking_take(&taking, (const uint8_t *)row->mv_data + RECORD_HEAD_SIZE, row->mv_size - RECORD_HEAD_SIZE);
+    head = record_head_size(&entry->record);
+    taking_take(&taking, (const uint8_t *)row->mv_data + head, row->mv_size - head);
     if (taking.at < taking.end)
         result = taking_chunks(&taking, tier, reader->cursor, hash, &entry->record);
     if (result != FRESHET_OK)
@@ -1053,7 +1062,7 @@ freshet_result tier_peek(struct tier_txn *txn, const uint8_t hash[16], struct re
         return txn_result(txn, rc, "looking at a record");
     if (!head_decode(txn->tier, &row, &record))
         return FRESHET_MISS;
-    *ret_record = record;
+    record_copy(ret_record, &record);
     return FRESHET_OK;
 }
 
@@ -1100,7 +1109,7 @@ static const uint8_t *record_piece(const struct key *key, const uint8_t *value, 
 static int txn_put_chunks(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value)
 {
     uint8_t room[TIER_ROW], name[CHUNK_KEY_SIZE];
-    uint64_t bytes = record_bytes(record), at = HEAD_ROOM;
+    uint64_t bytes = record_bytes(record), at = record_room(record);
     int rc = 0;
 
     for (uint32_t number = 1; rc == 0 && at < bytes; number++) {
@@ -1119,12 +1128,14 @@ freshet_result tier_write(struct tier_txn *txn, const struct key *key, const str
 {
     uint8_t head[TIER_ROW];
     uint64_t bytes = record_bytes(record), chunks = record_chunks(record);
-    size_t here = bytes < HEAD_ROOM ? (size_t)bytes : HEAD_ROOM;
-    MDB_val row_key = {HASH_SIZE, (void *)(uintptr_t)key->hash}, row = {RECORD_HEAD_SIZE + here, head};
+    size_t head_size = record_head_size(record), room = record_room(record);
+    size_t here = bytes < room ? (size_t)bytes : room;
+    MDB_val row_key = {HASH_SIZE, (void *)(uintptr_t)key->hash}, row = {head_size + here, head};
     const uint8_t *piece;
     int rc;
 
-    if (record->key_size != key->size || bytes > txn->tier->limit || chunks >= UINT32_MAX)
+    if (record->key_size != key->size || record->tag_count > RECORD_TAGS_MAX || bytes > txn->tier->limit ||
+        chunks >= UINT32_MAX)
         return fail(FRESHET_EINVAL, "a record of %llu bytes is above the tier's limit", (unsigned long long)bytes);
     /* Whatever stands there goes first, unless it is plainly one row, to be overwritten by one. */
     struct record old;
@@ -1136,9 +1147,9 @@ freshet_result tier_write(struct tier_txn *txn, const struct key *key, const str
         (rc = txn_delete_rows(txn, key->hash, HASH_SIZE)) != 0)
         return txn_result(txn, rc, "replacing a record");
     record_encode(record, head);
-    piece = record_piece(key, value, 0, here, head + RECORD_HEAD_SIZE);
-    if (piece != head + RECORD_HEAD_SIZE)
-        memcpy(head + RECORD_HEAD_SIZE, piece, here);
+    piece = record_piece(key, value, 0, here, head + head_size);
+    if (piece != head + head_size)
+        memcpy(head + head_size, piece, here);
     if ((rc = mdb_put(txn->txn, txn->tier->dbi, &row_key, &row, 0)) != 0)
         return txn_result(txn, rc, "writing a record");
     if (chunks == 0)

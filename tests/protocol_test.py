@@ -26,7 +26,7 @@ from nacl import bindings, exceptions, signing
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "backplane" / "PROTOCOL.md"
 FRAME_PREFIX = b"freshet frame 1\0"
 SEAL_PREFIX = b"freshet seal 2\0"
-KINDS = {1: "invalidate", 2: "put", 3: "clear"}
+KINDS = {1: "invalidate", 2: "put", 3: "clear", 4: "tags"}
 
 
 class Wrong(Exception):

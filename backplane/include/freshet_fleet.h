@@ -54,9 +54,9 @@ typedef struct freshet_frame_seen {
     uint64_t key_id; /* of the signing key */
     uint32_t partition;
     uint64_t epoch, position; /* as claimed by the channel, not signed */
-    const char *kind;         /* "invalidate", "put", "clear" */
+    const char *kind;         /* "invalidate", "put", "clear", "tags" */
     uint64_t version, writer, counter, source_version;
-    uint32_t keys;               /* how many key hashes it names */
+    uint32_t keys;               /* how many hashes it names, of keys or of tags */
     const uint8_t (*hashes)[16]; /* they, as in PROTOCOL.md; live during the callback */
 } freshet_frame_seen;
 
@@ -72,6 +72,9 @@ FRESHET_API freshet_result freshet_watch(const char *name, uint32_t partitions, 
 
 /* The 16 bytes by which frames name `key` in the cache `name`. */
 FRESHET_API void freshet_key_hash(const char *name, const void *key, size_t key_size, uint8_t ret_hash[16]);
+/* The same for a tag or, if `name_space`, a namespace; the first 8 bytes, low byte first, are its number in
+ * freshet_entry. */
+FRESHET_API void freshet_tag_hash(const char *name, const char *tag, bool name_space, uint8_t ret_hash[16]);
 
 #ifdef __cplusplus
 }

@@ -38,6 +38,8 @@ extern "C" {
 #define FRESHET_VALUE_MAX_DEFAULT (16u << 20) /* bytes in a value unless value_max says otherwise */
 #define FRESHET_NAME_MAX          64u         /* bytes in a cache's name: letters, digits, '.', '_', '-' */
 #define FRESHET_PARTITIONS_MAX    16u
+#define FRESHET_TAGS_MAX          16u  /* tags of an entry */
+#define FRESHET_TAG_MAX           256u /* bytes in a tag's or a namespace's name; at least 1, any bytes but zero */
 
 typedef struct freshet freshet;
 
@@ -190,7 +192,12 @@ typedef struct freshet_load_request {
     bool prefer_primary;     /* a replica of your database may not have the latest change yet: ask the primary */
     uint32_t ttl_ms;         /* in: what the entry will get; set another, if you know better */
     uint64_t source_version; /* set it to the row version or LSN that you read, if there is one */
+    void *own;               /* the library's */
 } freshet_load_request;
+
+/* In a loader: the answer has this tag too (beside those of freshet_load_options).  FRESHET_EINVAL: it is no tag, or
+ * one too many; let the load fail then rather than answer without the tag. */
+FRESHET_API freshet_result freshet_load_tag(freshet_load_request *request, const char *tag);
 
 /* Load what the cache lacks, on the caller's thread, under no lock of the library.  Answer FRESHET_OK with the value in
  * *value (freshet_buf_set), FRESHET_ABSENT when the source has no such thing, or a failure, which load hands on as
@@ -199,12 +206,15 @@ typedef freshet_result (*freshet_loader)(freshet_load_request *request, freshet_
 
 typedef struct freshet_load_options {
     size_t struct_size;
-    uint32_t deadline_ms;   /* for asking Redis and for waiting on others' loads; 0: the cache's.  When it passes the
+    uint32_t deadline_ms;    /* for asking Redis and for waiting on others' loads; 0: the cache's.  When it passes the
                              * loader is called all the same, and its result is not stored */
-    uint32_t bound_ms;      /* as in freshet_read_options */
-    uint32_t ttl_ms;        /* of what is loaded; 0: the cache's */
-    uint32_t absent_ttl_ms; /* of a known absence; 0: as ttl_ms */
-    uint32_t ticket_ms;     /* how long the right to fill lasts before another may load; 0: 5,000 */
+    uint32_t bound_ms;       /* as in freshet_read_options */
+    uint32_t ttl_ms;         /* of what is loaded; 0: the cache's */
+    uint32_t absent_ttl_ms;  /* of a known absence; 0: as ttl_ms */
+    uint32_t ticket_ms;      /* how long the right to fill lasts before another may load; 0: 5,000 */
+    const char *const *tags; /* of what is loaded, as in freshet_write_options */
+    size_t tag_count;
+    const char *name_space;
 } freshet_load_options;
 
 /* Get or load: like freshet_get, and on a miss let one caller load for all (on this host by waiting, in the fleet by a
@@ -223,6 +233,10 @@ typedef struct freshet_write_options {
     uint32_t ttl_ms;         /* 0: the cache's; for a put only */
     uint64_t source_version; /* the row version or LSN; 0: none.  A put below the greatest that the key has seen since
                               * the last clear is FRESHET_OUTDATED (without a fleet: below the tier's entry) */
+    const char *const *tags; /* for a put: what the entry belongs to, up to FRESHET_TAGS_MAX names; a change of any of
+                              * them voids it (freshet_invalidate_tags) */
+    size_t tag_count;
+    const char *name_space; /* for a put: the namespace, NULL: none; freshet_clear_namespace voids all of one */
 } freshet_write_options;
 
 /* What a change was given. */
@@ -253,6 +267,14 @@ FRESHET_API freshet_result freshet_put_absent(freshet *cache, const void *key, s
 FRESHET_API freshet_result freshet_invalidate(freshet *cache, const void *key, size_t key_size,
                                               const freshet_write_options *options, freshet_change *change);
 FRESHET_API freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, size_t count,
+                                                   const freshet_write_options *options, freshet_change *change);
+
+/* Make everybody forget every entry that has one of these tags (up to 1,024), or is of this namespace: one signed frame
+ * a partition, however many entries there are, and nothing is searched for.  Results and order are those of keys: what
+ * was stored or began to load before it is void, what is stored after it counts. */
+FRESHET_API freshet_result freshet_invalidate_tags(freshet *cache, const char *const *tags, size_t count,
+                                                   const freshet_write_options *options, freshet_change *change);
+FRESHET_API freshet_result freshet_clear_namespace(freshet *cache, const char *name_space,
                                                    const freshet_write_options *options, freshet_change *change);
 
 /* Make everybody forget everything in this cache.  One step, however much there is. */
@@ -348,6 +370,8 @@ typedef struct freshet_stats {
     uint32_t max_staleness_ms;
     uint64_t epoch, position, applied, floor; /* of partition 0: history; newest position known; all fences are in up
                                                * to; records read below are void */
+    uint64_t tag_changes;                     /* tags and namespaces that this host's processes changed */
+    uint64_t tag_fences; /* slots of the tables of tags that have ever been raised, of 4,096 in a partition */
 } freshet_stats;
 
 FRESHET_API freshet_result freshet_stat(freshet *cache, freshet_stats *stats);
@@ -360,8 +384,11 @@ typedef struct freshet_entry {
     uint64_t value_size;
     bool absent;
     bool servable;   /* it would be served now */
-    const char *why; /* if not: "fence", "floor", "clear", "epoch", "expired", "age", "pending"; else "" */
+    const char *why; /* if not: "fence", "floor", "clear", "tag", "epoch", "expired", "age", "pending"; else "" */
     freshet_answer answer;
+    const uint64_t *tags; /* of its tags and namespace the first 8 bytes of the hash, as a little-endian number: the
+                           * names themselves are not kept (freshet_tag_hash).  Lives during the callback */
+    uint32_t tag_count;
 } freshet_entry;
 
 /* Return false to end the walk. */

@@ -17,11 +17,15 @@ struct remote_key {
     uint32_t partition;
 };
 
+#define REMOTE_TAGS_MAX 17u /* of an entry: FRESHET_TAGS_MAX and a namespace, which is a tag here */
+
 /* An entry on its way through the door.  Times of expiry are CLOCK_BOOTTIME ns; INT64_MAX: never. */
 struct remote_record {
     bool absent;
     uint64_t epoch, as_of, born, version, writer, source_version;
     int64_t expires_ns;
+    uint32_t tag_count;
+    uint64_t tags[REMOTE_TAGS_MAX]; /* the first 8 bytes of their hashes, little-endian */
 };
 
 /* The right to fill one missing key once. */
@@ -47,17 +51,20 @@ struct remote_answer {
     struct remote_ticket ticket;
 };
 
-enum remote_change_kind { REMOTE_INVALIDATE, REMOTE_PUT, REMOTE_CLEAR };
+enum remote_change_kind { REMOTE_INVALIDATE, REMOTE_PUT, REMOTE_CLEAR, REMOTE_TAGS };
 
 struct remote_change {
     enum remote_change_kind kind;
-    const struct remote_key *keys; /* REMOTE_PUT: one */
+    const struct remote_key *keys; /* REMOTE_PUT: one; CLEAR and TAGS: none */
     uint32_t count;
     bool absent;       /* PUT */
     const void *value; /* PUT */
     size_t value_size;
     uint32_t ttl_ms; /* PUT; 0: never expires */
     uint64_t source_version;
+    const uint64_t *tags; /* PUT: the entry's, as in remote_record */
+    uint32_t tag_count;
+    const uint8_t (*tag_hashes)[16]; /* TAGS: those that change, `count` of them, in every partition */
 };
 
 /* What was confirmed: for several partitions the last one's. `record`: of a put, to go to the tier. */
@@ -148,6 +155,8 @@ void remote_key_from_hash(struct remote_host *host, const uint8_t hash[16], stru
 /* Coherence.  Positions only rise; each of these may come late or twice and does no harm. */
 void remote_raise(struct remote_host *host, const uint8_t (*hashes)[16], uint32_t count, uint32_t partition,
                   uint64_t position);
+void remote_raise_tags(struct remote_host *host, const uint8_t (*hashes)[16], uint32_t count, uint32_t partition,
+                       uint64_t position);
 void remote_raise_clear(struct remote_host *host, uint32_t partition, uint64_t position);
 void remote_applied(struct remote_host *host, uint32_t partition,
                     uint64_t position); /* everything up to here is in the fences */
@@ -183,17 +192,18 @@ bool remote_claim_fleet(struct remote_host *host, uint64_t fleet);
 uint64_t remote_seat(struct remote_host *host, int32_t *ret_pid);
 bool remote_seat_take(struct remote_host *host, uint64_t seen, uint64_t holder);
 
-/* The outbox (see control.h): hashes NULL and count 0: a clear of the partition. */
-bool remote_outbox_add(struct remote_host *host, uint32_t partition, const uint8_t (*hashes)[16], uint32_t count,
-                       uint16_t *ret_slots);
+/* The outbox (see control.h); of a clear: hashes NULL and count 0. */
+enum remote_outbox_kind { REMOTE_OUTBOX_KEY, REMOTE_OUTBOX_TAG, REMOTE_OUTBOX_CLEAR };
+bool remote_outbox_add(struct remote_host *host, uint32_t partition, enum remote_outbox_kind kind,
+                       const uint8_t (*hashes)[16], uint32_t count, uint16_t *ret_slots);
 void remote_outbox_done(struct remote_host *host, const uint16_t *slots, uint32_t count);
 bool remote_outbox_confirmed(struct remote_host *host, const uint16_t *slots, uint32_t count, uint64_t position,
                              uint64_t epoch);
 void remote_outbox_queue(struct remote_host *host, const uint16_t *slots, uint32_t count);
-uint32_t remote_outbox_take(struct remote_host *host, uint32_t partition, bool clears, uint32_t most,
+uint32_t remote_outbox_take(struct remote_host *host, uint32_t partition, enum remote_outbox_kind kind, uint32_t most,
                             uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
-uint32_t remote_outbox_recent(struct remote_host *host, uint32_t partition, int64_t window_ms, uint32_t most,
-                              uint8_t (*ret_hashes)[16]);
+uint32_t remote_outbox_recent(struct remote_host *host, uint32_t partition, enum remote_outbox_kind kind,
+                              int64_t window_ms, uint32_t most, uint8_t (*ret_hashes)[16]);
 uint32_t remote_outbox_recent_clears(struct remote_host *host, uint32_t partition, int64_t window_ms);
 uint32_t remote_outbox_waiting(struct remote_host *host, uint32_t partition);
 /* How many processes of this host have the tier open, this one included. */
@@ -224,6 +234,7 @@ freshet_result remote_fail(freshet_result result, const char *format, ...) __att
 void remote_say(freshet_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The name's hash key and a key's hash without any tier (PROTOCOL.md). */
 void remote_hash(const char *name, const void *key, size_t key_size, uint8_t ret_hash[16]);
+void remote_tag_hash(const char *name, bool name_space, const void *tag, size_t size, uint8_t ret_hash[16]);
 uint32_t remote_partition(const uint8_t hash[16], uint32_t partitions);
 /* A named point where a test may hold this thread (core's step.h). */
 void remote_step(const char *point);

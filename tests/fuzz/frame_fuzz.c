@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
     if (!frame_decode(&frame, bytes, size))
         return 0;
-    FUZZ_EXPECT(frame.kind >= FRAME_INVALIDATE && frame.kind <= FRAME_CLEAR);
+    FUZZ_EXPECT(frame.kind >= FRAME_INVALIDATE && frame.kind <= FRAME_TAGS);
     FUZZ_EXPECT(frame.count <= FRAME_KEYS_MAX && (frame.kind == FRAME_CLEAR) == (frame.count == 0));
     FUZZ_EXPECT(size == FRAME_BODY_HEAD + 16u * frame.count);
     for (uint16_t i = 0; i < frame.count; i++)
@@ -24,9 +24,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
 unsigned fuzz_seed(unsigned number, uint8_t *ret_bytes, size_t *ret_size)
 {
-    static const uint16_t counts[] = {1, 2, 1024, 0, 7, 1};
+    static const uint16_t counts[] = {1, 2, 1024, 0, 7, 1, 3};
     static const uint8_t kinds[] = {FRAME_INVALIDATE, FRAME_INVALIDATE, FRAME_INVALIDATE,
-                                    FRAME_CLEAR,      FRAME_PUT,        FRAME_PUT};
+                                    FRAME_CLEAR,      FRAME_PUT,        FRAME_PUT, FRAME_TAGS};
     static uint8_t hashes[1024][16];
     struct frame frame = {.kind = kinds[number],
                           .partition = 3,

@@ -96,7 +96,7 @@ TEST(counts_hold_at_both_ends)
     EXPECT_EQ(frame_encode(&frame, body, sizeof body), 0);
     frame.kind = 0;
     EXPECT_EQ(frame_encode(&frame, body, sizeof body), 0);
-    frame.kind = 4;
+    frame.kind = 5;
     EXPECT_EQ(frame_encode(&frame, body, sizeof body), 0);
 }
 
@@ -108,7 +108,7 @@ TEST(a_garbled_frame_is_refused)
         size_t at;
         uint8_t value;
     } spoils[] = {
-        {0, 0}, {0, 2}, {1, 0}, {1, 4}, {1, FRAME_CLEAR}, {53, 0}, {53, 1}, {53, 3}, {52, 4}, {54, 1}, {55, 1},
+        {0, 0}, {0, 2}, {1, 0}, {1, 5}, {1, FRAME_CLEAR}, {53, 0}, {53, 1}, {53, 3}, {52, 4}, {54, 1}, {55, 1},
     };
 
     for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
@@ -136,7 +136,7 @@ TEST(what_is_read_and_written_again_is_the_same)
         for (size_t i = 0; i < size; i++)
             body[i] = (uint8_t)test_random(&state);
         body[0] = 1;
-        body[1] = (uint8_t)(test_random(&state) % 5);
+        body[1] = (uint8_t)(test_random(&state) % 6);
         body[52] = body[54] = body[55] = 0;
         body[53] = (uint8_t)(test_random(&state) % 5);
         if (!frame_decode(&frame, body, size))
@@ -153,5 +153,6 @@ TEST(kinds_have_names)
     EXPECT(strcmp(frame_kind_name(FRAME_INVALIDATE), "invalidate") == 0);
     EXPECT(strcmp(frame_kind_name(FRAME_PUT), "put") == 0);
     EXPECT(strcmp(frame_kind_name(FRAME_CLEAR), "clear") == 0);
+    EXPECT(strcmp(frame_kind_name(FRAME_TAGS), "tags") == 0);
     EXPECT(strcmp(frame_kind_name(9), "unknown") == 0);
 }

@@ -50,7 +50,7 @@ static uint16_t added(uint64_t n)
 {
     uint16_t slot;
 
-    EXPECT(control_outbox_add(&page, (uint32_t)(n % 4), hash_of(n), 1, &slot));
+    EXPECT(control_outbox_add(&page, (uint32_t)(n % 4), OUTBOX_KEY, hash_of(n), 1, &slot));
     EXPECT(pending(n));
     return slot;
 }
@@ -87,7 +87,7 @@ static uint32_t fill_up(uint16_t *slots)
 {
     uint32_t n = 0;
 
-    while (control_outbox_add(&page, 0, hash_of(4 * n), 1, &slots[n]))
+    while (control_outbox_add(&page, 0, OUTBOX_KEY, hash_of(4 * n), 1, &slots[n]))
         n++;
     return n;
 }
@@ -146,7 +146,7 @@ TEST(every_byte_of_the_hash_counts)
     uint16_t slot;
 
     page_make();
-    EXPECT(control_outbox_add(&page, 0, (const uint8_t(*)[16])hash, 1, &slot));
+    EXPECT(control_outbox_add(&page, 0, OUTBOX_KEY, (const uint8_t(*)[16])hash, 1, &slot));
     for (int i = 0; i < 16; i++) {
         memset(hash, 0, sizeof hash);
         hash[0][i] = 0x40; /* a multiple of 4: the partition stays */
@@ -163,7 +163,7 @@ TEST(a_clear_hides_its_partition_alone)
     uint16_t slot;
 
     page_make();
-    EXPECT(control_outbox_add(&page, 2, NULL, 0, &slot));
+    EXPECT(control_outbox_add(&page, 2, OUTBOX_CLEAR, NULL, 0, &slot));
     EXPECT(pending(2) && pending(6) && pending(4002) && !pending(1) && !pending(3) && !pending(4));
     control_outbox_queue(&page, &slot, 1);
     EXPECT(pending(2));
@@ -235,11 +235,11 @@ TEST(a_full_outbox_refuses_all_or_nothing_and_clears_instead)
     ends[1] = slots[4095];
     control_outbox_done(&page, ends, 2, 0);
     before = mark();
-    EXPECT(!control_outbox_add(&page, 1, (const uint8_t(*)[16])many, 3, clear)); /* room for two */
+    EXPECT(!control_outbox_add(&page, 1, OUTBOX_KEY, (const uint8_t(*)[16])many, 3, clear)); /* room for two */
     EXPECT(mark() <= before);
     EXPECT(!pending(1));
-    EXPECT(control_outbox_add(&page, 1, (const uint8_t(*)[16])many, 2, clear));
-    EXPECT(control_outbox_add(&page, 2, NULL, 0, clear));
+    EXPECT(control_outbox_add(&page, 1, OUTBOX_KEY, (const uint8_t(*)[16])many, 2, clear));
+    EXPECT(control_outbox_add(&page, 2, OUTBOX_CLEAR, NULL, 0, clear));
     EXPECT(pending(2) && pending(6) && !pending(3));
     control_outbox_queue(&page, clear, 1);
     done(clear[0], 9); /* the adder's own: ends nothing */
@@ -251,7 +251,7 @@ TEST(a_full_outbox_refuses_all_or_nothing_and_clears_instead)
     EXPECT(!pending(2));
     for (uint32_t i = 0; i < CONTROL_OUTBOX_SLOTS; i++)
         done((uint16_t)i, 0);
-    EXPECT(!control_outbox_add(&page, 1, (const uint8_t(*)[16])many, CONTROL_OUTBOX_SLOTS + 1, slots));
+    EXPECT(!control_outbox_add(&page, 1, OUTBOX_KEY, (const uint8_t(*)[16])many, CONTROL_OUTBOX_SLOTS + 1, slots));
     expect_empty();
 }
 
@@ -262,10 +262,10 @@ TEST(a_shared_clear_ends_only_with_one_sent_after_the_last_adding)
 
     page_make();
     (void)fill_up(slots);
-    EXPECT(control_outbox_add(&page, 3, NULL, 0, &first));
-    EXPECT(control_outbox_add(&page, 3, NULL, 0, &second));
+    EXPECT(control_outbox_add(&page, 3, OUTBOX_CLEAR, NULL, 0, &first));
+    EXPECT(control_outbox_add(&page, 3, OUTBOX_CLEAR, NULL, 0, &second));
     EXPECT_EQ(control_outbox_take(&page, 3, OUTBOX_CLEAR, 5, NULL, &sent), 1);
-    EXPECT(control_outbox_add(&page, 3, NULL, 0, &third)); /* while it is on its way */
+    EXPECT(control_outbox_add(&page, 3, OUTBOX_CLEAR, NULL, 0, &third)); /* while it is on its way */
     done(sent, 7);
     EXPECT(pending(3));
     EXPECT_EQ(control_outbox_take(&page, 3, OUTBOX_CLEAR, 5, NULL, &again), 1);
@@ -281,7 +281,7 @@ TEST(a_shared_clear_ends_only_with_one_sent_after_the_last_adding)
     done(second, 9);
     EXPECT_EQ(control_outbox_waiting(&page, 3), 0);
     for (int i = 0; i < 5000; i++) { /* generations come round */
-        EXPECT(control_outbox_add(&page, 3, NULL, 0, &first));
+        EXPECT(control_outbox_add(&page, 3, OUTBOX_CLEAR, NULL, 0, &first));
         EXPECT(first >= CONTROL_OUTBOX_SLOTS && pending(3));
         EXPECT_EQ(control_outbox_take(&page, 3, OUTBOX_CLEAR, 5, NULL, &sent), 1);
         done(sent, 1);
@@ -424,7 +424,7 @@ static void life_adds(void)
 
     for (unsigned i = 0; i < 3; i++)
         memcpy(three[i], hash_of(1 + 4 * i)[0], 16);
-    (void)control_outbox_add(&page, 1, (const uint8_t(*)[16])three, 3, slots);
+    (void)control_outbox_add(&page, 1, OUTBOX_KEY, (const uint8_t(*)[16])three, 3, slots);
     control_outbox_done(&page, slots, 3, 77);
 }
 
@@ -510,7 +510,7 @@ static void life_shares(void)
 {
     uint16_t slot;
 
-    (void)control_outbox_add(&page, 1, NULL, 0, &slot);
+    (void)control_outbox_add(&page, 1, OUTBOX_CLEAR, NULL, 0, &slot);
 }
 
 TEST(a_shared_clear_outlives_its_adder_and_its_sender)
@@ -638,14 +638,14 @@ TEST(garbage_in_the_page_ends_no_walk_outside_it)
     (void)pending(1);
     (void)control_outbox_waiting(&page, UINT32_MAX);
     (void)drain();
-    (void)control_outbox_add(&page, 1, hash_of(1), 1, slots);
-    EXPECT(control_outbox_add(&page, 1, NULL, 0, slots));
+    (void)control_outbox_add(&page, 1, OUTBOX_KEY, hash_of(1), 1, slots);
+    EXPECT(control_outbox_add(&page, 1, OUTBOX_CLEAR, NULL, 0, slots));
     EXPECT(pending(1));
     uint16_t any[3] = {0, 4095, 65535};
     control_outbox_done(&page, any, 3, 1);
     control_outbox_queue(&page, any, 3);
     uint8_t hashes[8][16];
-    (void)control_outbox_recent(&page, 1, INT64_MAX, 8, hashes);
+    (void)control_outbox_recent(&page, 1, OUTBOX_KEY, INT64_MAX, 8, hashes);
 }
 
 /* ---- the recent ring ---- */
@@ -660,17 +660,17 @@ TEST(what_was_confirmed_is_remembered_for_a_while)
     done(added(2), 11); /* another partition */
     done(added(5), 12);
     done(added(9), 0); /* never had to be sent */
-    EXPECT(control_outbox_add(&page, 1, NULL, 0, &slot));
+    EXPECT(control_outbox_add(&page, 1, OUTBOX_CLEAR, NULL, 0, &slot));
     done(slot, 13); /* a clear */
-    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 2);
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 8, hashes), 2);
     EXPECT(memcmp(hashes[0], hash_of(5)[0], 16) == 0 && memcmp(hashes[1], hash_of(1)[0], 16) == 0);
-    EXPECT_EQ(control_outbox_recent(&page, 1, INT64_MAX, 8, hashes), 2);
-    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 1, hashes), 1);
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, INT64_MAX, 8, hashes), 2);
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 1, hashes), 1);
     EXPECT(memcmp(hashes[0], hash_of(5)[0], 16) == 0); /* the newest */
-    EXPECT_EQ(control_outbox_recent(&page, 3, 60000, 8, hashes), 0);
-    EXPECT(test_until(control_outbox_recent(&page, 1, 30, 8, hashes) == 0, 2000));
-    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 2); /* not removed */
-    EXPECT_EQ(control_outbox_recent(&page, 1, -5, 8, hashes), 0);
+    EXPECT_EQ(control_outbox_recent(&page, 3, OUTBOX_KEY, 60000, 8, hashes), 0);
+    EXPECT(test_until(control_outbox_recent(&page, 1, OUTBOX_KEY, 30, 8, hashes) == 0, 2000));
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 8, hashes), 2); /* not removed */
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, -5, 8, hashes), 0);
     EXPECT_EQ(control_outbox_recent_clears(&page, 1, 60000), 1);
     EXPECT_EQ(control_outbox_recent_clears(&page, 2, 60000), 0);
     EXPECT_EQ(control_outbox_recent_clears(&page, 1, -5), 0);
@@ -697,8 +697,8 @@ TEST(what_was_confirmed_in_an_epoch_that_ends_meanwhile_stays_written_down)
     EXPECT(!control_outbox_confirmed(&page, &slot, 1, 11, 7));
     EXPECT(pending(5));
     EXPECT_EQ(control_outbox_waiting(&page, 1), 1);
-    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 2);
-    EXPECT(control_outbox_add(&page, 1, NULL, 0, &slot)); /* a clear likewise */
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 8, hashes), 2);
+    EXPECT(control_outbox_add(&page, 1, OUTBOX_CLEAR, NULL, 0, &slot)); /* a clear likewise */
     EXPECT(!control_outbox_confirmed(&page, &slot, 1, 12, 7));
     EXPECT_EQ(control_outbox_waiting(&page, 1), 2);
     EXPECT_EQ(control_outbox_recent_clears(&page, 1, 60000), 1);
@@ -712,7 +712,8 @@ TEST(the_ring_keeps_the_newest)
     page_make();
     for (uint64_t n = 0; n < CONTROL_RECENT_SLOTS + 100; n++)
         done(added(4 * n), n + 1);
-    EXPECT_EQ(control_outbox_recent(&page, 0, 60000, CONTROL_RECENT_SLOTS + 1, hashes), CONTROL_RECENT_SLOTS);
+    EXPECT_EQ(control_outbox_recent(&page, 0, OUTBOX_KEY, 60000, CONTROL_RECENT_SLOTS + 1, hashes),
+              CONTROL_RECENT_SLOTS);
     for (uint64_t i = 0; i < CONTROL_RECENT_SLOTS; i++)
         EXPECT(memcmp(hashes[i], hash_of(4 * (CONTROL_RECENT_SLOTS + 99 - i))[0], 16) == 0);
 }
@@ -724,11 +725,12 @@ TEST(a_dead_writers_entry_of_the_ring_is_used_again)
     page_make();
     for (int i = 0; i < 3; i++)
         dies_at("outbox_remembering", life_adds);
-    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 0); /* half-written */
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 8, hashes), 0); /* half-written */
     (void)drain();
     for (uint64_t n = 0; n < CONTROL_RECENT_SLOTS; n++)
         done(added(4 * n), n + 1);
-    EXPECT_EQ(control_outbox_recent(&page, 0, 60000, CONTROL_RECENT_SLOTS + 1, hashes), CONTROL_RECENT_SLOTS);
+    EXPECT_EQ(control_outbox_recent(&page, 0, OUTBOX_KEY, 60000, CONTROL_RECENT_SLOTS + 1, hashes),
+              CONTROL_RECENT_SLOTS);
 }
 
 static void others_go_all_the_way_round(void)
@@ -745,8 +747,9 @@ TEST(a_writer_of_the_ring_that_is_held_up_scribbles_over_nobody)
     at("outbox_remembering", others_go_all_the_way_round);
     done(added(1), 5);
     EXPECT(!act);
-    EXPECT_EQ(control_outbox_recent(&page, 0, 60000, CONTROL_RECENT_SLOTS + 1, hashes), CONTROL_RECENT_SLOTS - 1);
-    EXPECT_EQ(control_outbox_recent(&page, 1, 60000, 8, hashes), 1);
+    EXPECT_EQ(control_outbox_recent(&page, 0, OUTBOX_KEY, 60000, CONTROL_RECENT_SLOTS + 1, hashes),
+              CONTROL_RECENT_SLOTS - 1);
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 8, hashes), 1);
     EXPECT(memcmp(hashes[0], hash_of(1)[0], 16) == 0);
 }
 
@@ -768,7 +771,7 @@ static void life_at_random(uint64_t seed)
             else
                 control_outbox_queue(&page, slots, 1);
         } else if (dice == 12) {
-            EXPECT(control_outbox_add(&page, (uint32_t)n % 4, NULL, 0, slots));
+            EXPECT(control_outbox_add(&page, (uint32_t)n % 4, OUTBOX_CLEAR, NULL, 0, slots));
             EXPECT(pending(n));
             control_outbox_done(&page, slots, 1, 1);
         } else {

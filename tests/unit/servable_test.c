@@ -7,7 +7,7 @@
 #include <test.h>
 #include <unistd.h>
 
-#define EPOCH 0xabcdef0123456789u
+#define EPOCH    0xabcdef0123456789u
 #define BOUND_NS (500 * CLOCK_NS_PER_MS)
 
 static struct control page;
@@ -112,7 +112,7 @@ TEST(what_waits_in_the_outbox_is_not_served)
     uint16_t slot;
 
     page_make(true);
-    EXPECT(control_outbox_add(&page, key.partition, (const uint8_t(*)[16])&key.hash, 1, &slot));
+    EXPECT(control_outbox_add(&page, key.partition, OUTBOX_KEY, (const uint8_t(*)[16]) & key.hash, 1, &slot));
     EXPECT_EQ(judge(good), VOID_PENDING);
     control_outbox_queue(&page, &slot, 1);
     EXPECT_EQ(judge(good), VOID_PENDING);
@@ -250,7 +250,7 @@ static void *change_again_and_again(void *unused)
     uint16_t slot;
 
     for (uint64_t n = 101; !over; n++) {
-        if (!control_outbox_add(&page, key.partition, (const uint8_t(*)[16])&key.hash, 1, &slot))
+        if (!control_outbox_add(&page, key.partition, OUTBOX_KEY, (const uint8_t(*)[16]) & key.hash, 1, &slot))
             break;
         control_outbox_queue(&page, &slot, 1);
         atomic_store(&queued, n);
