@@ -243,7 +243,7 @@ void control_outbox_queue(struct control *control, const uint16_t *slots, uint32
  * SENDING, owner self).  Returns how many; ret_hashes may be NULL for clears. */
 uint32_t control_outbox_take(struct control *control, uint32_t partition, enum control_outbox_kind kind, uint32_t most,
                              uint8_t (*ret_hashes)[16], uint16_t *ret_slots);
-/* Keys (or tags) confirmed within the last `window_ms`, newest first, for sending again after a rotation; not removed. */
+/* Keys (or tags) confirmed within the last `window_ms`, newest first, for sending again after a rotation; they stay. */
 uint32_t control_outbox_recent(struct control *control, uint32_t partition, enum control_outbox_kind kind,
                                int64_t window_ms, uint32_t most, uint8_t (*ret_hashes)[16]);
 /* How many clears of a partition were.  A new epoch begins with one, but a master that was cut off may have confirmed

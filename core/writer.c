@@ -743,7 +743,10 @@ static struct item *item_make(const struct key *key, const struct record *record
 
     if (!item)
         return NULL;
-    *item = (struct item){.size = sizeof *item + key->size + value_size, .key = *key, .record = *record};
+    *item = (struct item){.key = *key};
+    record_copy(&item->record, record);
+    /* Room for tags that it has not is not counted: it would make the queue shorter, and QUEUE_COUNT bounds it. */
+    item->size = offsetof(struct item, bytes) - sizeof record->tags + 8 * record->tag_count + key->size + value_size;
     item->key.data = item->bytes;
     item->value = item->bytes + key->size;
     memcpy(item->bytes, key->data, key->size);
