@@ -110,13 +110,27 @@ static void fail_over(const struct fault *fault)
 
 static void reboot(const struct fault *fault)
 {
+    static const enum redis_data data[] = {REDIS_KEPT, REDIS_SNAPSHOT, REDIS_EMPTY};
     struct sim_random random = {fault->chance};
 
     net_reset_all(NULL, (int)world.master);
-    redis_reboot(model(world.master), sim_chance(&random, 0.5) ? REDIS_KEPT : REDIS_EMPTY);
+    redis_reboot(model(world.master), data[sim_below(&random, 3)]);
     check_rebooted(world.master);
     net.servers[world.master].down = true;
     sim_at(sim_now + fault->lasts / 4, come_up, NULL, world.master);
+}
+
+/* There is room again. */
+static void come_free(void *arg, uint64_t server)
+{
+    (void)arg;
+    redis_set_full(model((unsigned)server), false);
+}
+
+static void fill_up(const struct fault *fault)
+{
+    redis_set_full(model(world.master), true);
+    sim_at(sim_now + fault->lasts, come_free, NULL, world.master);
 }
 
 static void command(const char *const *words, int count)
@@ -174,6 +188,8 @@ void world_fault(struct fault *fault)
     figures->faults[fault->kind]++;
     world_tell("*** fault %u: %s (host %u, process %u, %lld ms)", fault->number, fault_names[fault->kind], fault->host,
                fault->place, (long long)(fault->lasts / SIM_MS));
+    if (fault->chance % 3 == 0) /* what a later restart may find */
+        redis_save(model(world.master));
     switch (fault->kind) {
     case FAULT_CUT:
         host->cut_until = sim_now + fault->lasts;
@@ -202,6 +218,9 @@ void world_fault(struct fault *fault)
         break;
     case FAULT_PAUSE:
         net.servers[world.master].paused_until = sim_now + fault->lasts;
+        break;
+    case FAULT_FULL:
+        fill_up(fault);
         break;
     case FAULT_FLUSH:
         redis_flush(model(world.master));
@@ -245,6 +264,7 @@ void world_calm(void)
     for (unsigned i = 0; i < NET_SERVERS; i++) {
         net.servers[i].down = false;
         net.servers[i].paused_until = 0;
+        redis_set_full(model(i), false);
     }
     if (redis_is_master(model(replica_of_world())))
         demote(NULL, replica_of_world());

@@ -15,6 +15,7 @@ const char *const fault_names[FAULT_KINDS] = {
     [FAULT_FAILOVER] = "fail-over",
     [FAULT_REBOOT] = "Redis restarted",
     [FAULT_PAUSE] = "Redis stopped",
+    [FAULT_FULL] = "Redis without memory",
     [FAULT_FLUSH] = "FLUSHALL",
     [FAULT_TRIM] = "log trimmed",
     [FAULT_EVICT] = "a key evicted",
@@ -27,10 +28,11 @@ const char *const fault_names[FAULT_KINDS] = {
 
 /* How often each is drawn, of all. */
 static const unsigned weights[FAULT_KINDS] = {
-    [FAULT_CUT] = 12,        [FAULT_SLOW] = 8,         [FAULT_RESET] = 10,    [FAULT_KILL] = 10,
-    [FAULT_STOP] = 12,       [FAULT_UNREPLICATED] = 6, [FAULT_FAILOVER] = 10, [FAULT_REBOOT] = 6,
-    [FAULT_PAUSE] = 5,       [FAULT_FLUSH] = 4,        [FAULT_TRIM] = 6,      [FAULT_EVICT] = 8,
-    [FAULT_REDIS_CLOCK] = 4, [FAULT_HOST_CLOCK] = 2,   [FAULT_SCRIPTS] = 2,   [FAULT_KILL_PUBSUB] = 4,
+    [FAULT_CUT] = 12,        [FAULT_SLOW] = 8,         [FAULT_RESET] = 10,     [FAULT_KILL] = 10,
+    [FAULT_STOP] = 12,       [FAULT_UNREPLICATED] = 6, [FAULT_FAILOVER] = 10,  [FAULT_REBOOT] = 6,
+    [FAULT_PAUSE] = 5,       [FAULT_FULL] = 3,         [FAULT_FLUSH] = 4,      [FAULT_TRIM] = 6,
+    [FAULT_EVICT] = 8,       [FAULT_REDIS_CLOCK] = 4,  [FAULT_HOST_CLOCK] = 2, [FAULT_SCRIPTS] = 2,
+    [FAULT_KILL_PUBSUB] = 4,
 };
 
 static void plan_shape(struct plan *plan, struct sim_random *random)

@@ -48,6 +48,7 @@ enum fault_kind {
     FAULT_FAILOVER,
     FAULT_REBOOT,
     FAULT_PAUSE,
+    FAULT_FULL,
     FAULT_FLUSH,
     FAULT_TRIM,
     FAULT_EVICT,
