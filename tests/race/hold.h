@@ -202,6 +202,18 @@ static inline bool applied(freshet *cache, uint64_t position)
     return test_until(stats_of(cache).applied >= position, 10000);
 }
 
+/* An epoch begins with a clear of all that is older, and for a while after it every load asks the primary: over. */
+static inline void epoch_is_old(struct redis *redis)
+{
+    const char *key = "freshet:{default:0}:head";
+    char at[24];
+    const void *argv[] = {"SETRANGE", key, at, "\0\0\0\0\0\0\0\0"}; /* when it was cleared, the head's last number */
+    size_t sizes[] = {8, strlen(key), 0, 8};
+
+    sizes[2] = (size_t)snprintf(at, sizeof at, "%lld", redis_int(redis, "STRLEN %s", key) - 8);
+    (void)redis_ask(redis, 4, argv, sizes, NULL);
+}
+
 /* Where the last confirmed change of `key` stands. */
 static inline uint64_t invalidate_at(freshet *cache, const char *key)
 {
