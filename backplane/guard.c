@@ -147,6 +147,7 @@ int64_t guard_left(struct remote_guard *guard)
 
     if (!fleet)
         return 0;
+    fleet_mind(fleet); /* who only waits for his guard has nobody else to start a lost loop again */
     pthread_mutex_lock(&fleet->guards.lock);
     left = guard_left_now(guard);
     pthread_mutex_unlock(&fleet->guards.lock);

@@ -46,6 +46,9 @@ static int tell(struct tool *tool, freshet_result result, const freshet_change *
                           "%s: Redis has not confirmed it, and there is no tier here to keep it in: do it again", what);
     if (result == FRESHET_OUTDATED)
         return tool_error(tool, TOOL_FAILED, "outdated", "%s: %s", what, freshet_result_text(result));
+    if (result == FRESHET_GUARDED)
+        return tool_error(tool, TOOL_FAILED, "guarded",
+                          "%s: nothing was stored: a database write is in progress on the key", what);
     if (result != FRESHET_OK)
         tool_note("Redis has not confirmed it: it is kept in the tier, and any process that has joined sends it as "
                   "soon as Redis answers");
