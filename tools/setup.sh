@@ -71,6 +71,7 @@ for purpose in "$@"; do
         need_header sqlite3.h libsqlite3-dev
         need_command redis-server redis-server
         need_command nm binutils
+        need_command spin spin
         need_module lua5.1 liblua5.1-0-dev
         need_python nacl python3-nacl
         ;;
