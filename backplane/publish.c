@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PUBLISH_WORDS 14u /* of a script beside its records */
+#define PUBLISH_WORDS 16u /* of a script beside its records */
 
 /* ---- a frame and its words ---- */
 
@@ -137,7 +137,19 @@ static void publish_put_words(struct fleet *fleet, struct publish_work *work, ui
     fleet_word(&words, sealed, sealed_size);
     fleet_word_text(&words, work->px);
     fleet_word(&words, work->tags, (size_t)8 * put->tag_count);
+    fleet_word_text(&words, work->until);
     work->argc = words.count;
+}
+
+/* Until when a put may be stored, in Redis's time: a while before its caller gives it up.  Then an invalidation is sent
+ * in its stead, and others may change the key, so what comes later must not be stored over theirs. */
+static void publish_put_until(struct publish_work *work, int64_t deadline_ns)
+{
+    int64_t left_us = (deadline_ns - fleet_now_ns()) / 1000;
+    uint64_t until = work->version + (left_us > 0 ? (uint64_t)left_us / 4 * 3 : 0);
+
+    (void)snprintf(work->until, sizeof work->until, "%" PRIu64,
+                   until < ANSWER_POSITION_MAX ? until : ANSWER_POSITION_MAX);
 }
 
 /* ---- one frame on its way ---- */
@@ -332,6 +344,7 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
     struct answer answer;
     freshet_result result;
 
+    publish_put_until(work, p->deadline_ns);
     publish_put_words(fleet, work, p->partition, put, expiry_us, sealed, sealed_size);
     result = lines_script(fleet->lines, SCRIPT_PUT, work->keys, work->argc, work->argv, work->sizes, p->deadline_ns,
                           &reply, NULL);

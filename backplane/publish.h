@@ -21,7 +21,7 @@ struct publish_work {
     uint64_t version;
     uint8_t context[64], source[8], versions[8], writers[8];
     uint8_t tags[8 * REMOTE_TAGS_MAX];
-    char expiry[24], px[24];
+    char expiry[24], px[24], until[24];
     size_t message_size;
     uint8_t *message;
     uint8_t (*hashes)[16];

@@ -2,13 +2,16 @@
 --
 -- KEYS  head, log, record               ARGV  context, channel, signed message, state (1 value, 2 absent), version (8),
 -- Reply OK epoch position time                writer (8), source version (8), expiry us, sealed, px ms (0: none),
---       OUTDATED epoch position time          tags (8 each)
+--       OUTDATED epoch position time          tags (8 each), until when (us of Redis's time)
 --       GUARDED epoch position time
 -- OUTDATED: below the source version that the key has seen; nothing was stored.  GUARDED: a database write is in
--- progress, so the answer may be older than it: nothing was stored, and the key is invalidated.
+-- progress, so the answer may be older than it: nothing was stored, and the key is invalidated.  So it is with a put
+-- that comes so late (out of a stopped network, or Redis itself was stopped) that its caller has given it up: others
+-- may have changed the key since.
 
 local record, sealed, px = record_from(4)
-if not record or #KEYS ~= 3 or #ARGV[3] < 128 then
+local last = tonumber(ARGV[12] or POSITION_MAX)
+if not record or #KEYS ~= 3 or #ARGV[3] < 128 or not last then
     return redis.error_reply('ERR freshet: a put that makes no sense')
 end
 local done = begin(KEYS[2])
@@ -24,10 +27,11 @@ if failed then return failed end
 head_move(KEYS[2])
 local guards = guards_read(old)
 record.born, record.changed = head.position, now
-if guards.count > 0 then
+local stored = guards.count == 0 and now <= last
+if not stored then
     bury(KEYS[3], old, record.version, record.writer, record.source, KEEP_MS, guards)
 else
     record_store(KEYS[3], record, sealed, px)
 end
 publish(ARGV[2], ARGV[3])
-return answer(guards.count > 0 and 'GUARDED' or 'OK')
+return answer(stored and 'OK' or 'GUARDED')

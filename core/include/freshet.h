@@ -52,7 +52,8 @@ typedef enum freshet_result {
     FRESHET_QUEUED = 4, /* the change waits for Redis; its keys are not served on this host until it is confirmed */
     FRESHET_OUTDATED = 5,   /* a write's source_version is below the stored one: nothing was stored */
     FRESHET_UNPROVEN = 6,   /* joined or waited, but Redis has not confirmed it yet; it goes on in the background */
-    FRESHET_GUARDED = 7,    /* a put on a guarded key: nothing was stored, it acted as an invalidation */
+    FRESHET_GUARDED = 7,    /* a put on a guarded key, or that reached Redis too late: nothing was stored, it acted
+                             * as an invalidation */
     FRESHET_GUARD_LOST = 8, /* the guard was not held, or cannot be shown to have been held, until its end */
     /* failures */
     FRESHET_EINVAL = -1,   /* an argument or option is out of its range */

@@ -43,7 +43,9 @@ struct change {
 struct value {
     unsigned key;
     bool put, absent, ran;
-    int64_t filled; /* when Redis took a load's */
+    int64_t filled;   /* when Redis took a load's */
+    unsigned server;  /* which one */
+    int64_t returned; /* when the put that brought it had come back; 0: not yet */
     uint64_t version;
     int64_t born; /* a load: when it began; a put: when Redis ran it */
     uint64_t sealed_version, sealed_writer;
@@ -271,8 +273,10 @@ static void ran_guard(unsigned server, struct sim_op *op, const struct answer *s
 {
     ran_change(server, op, said, keys);
     for (unsigned key = 0; op && guard && key < KEYS_MAX; key++)
-        if ((keys >> key & 1) && !op->guarded[key])
+        if ((keys >> key & 1) && !op->guarded[key]) {
             op->guarded[key] = sim_now;
+            op->server = server;
+        }
 }
 
 static void ran_put(unsigned server, struct sim_op *op)
@@ -297,6 +301,7 @@ static void ran_fill(unsigned server, struct sim_op *op, const struct answer *sa
     (void)said;
     value->ran = true;
     value->filled = sim_now;
+    value->server = server;
     figures->fills++;
     for (unsigned i = 0; i < history->count; i++) {
         const struct change *change = &truth.changes[history->changes[i]];
@@ -457,6 +462,16 @@ static void check_bound(const struct sim_op *op, unsigned token, const freshet_a
                    (double)at / 1e6, (long long)age_ms, bound_ms, (double)change->at / 1e6);
 }
 
+/* A put that is under way may come before or after another change, and then its older version stays (source versions
+ * and guards are against that).  One that had come back may not come after what was committed later. */
+static bool put_may_stay(const struct value *value, uint64_t version)
+{
+    for (unsigned i = 0; i < world.commit_count[value->key]; i++)
+        if (world.commits[value->key][i].version == version)
+            return value->put && (!value->returned || world.commits[value->key][i].at <= value->returned);
+    return false;
+}
+
 /* P3: what this host was told before the call began. */
 static void check_words(const struct sim_op *op, unsigned token, const freshet_answer *answer)
 {
@@ -466,7 +481,8 @@ static void check_words(const struct sim_op *op, unsigned token, const freshet_a
         const struct word *word = &truth.words[i];
 
         if (word->host != sim_self->process->host->number || word->key != op->key || word->at > op->begun ||
-            value->version >= word->version || (value->put && value->born > word->ran) ||
+            value->version >= word->version ||
+            (value->put && value->born > word->ran && put_may_stay(value, word->version)) ||
             (word->queued && answer->source == FRESHET_FROM_LOADER))
             continue;
         check_fail("P3: op %u gets version %llu of key %u from %s at %.3f ms; a change to version %llu had come back "
@@ -533,6 +549,8 @@ void check_changed(struct sim_op *op, freshet_result result)
     truth.lost |= op->kind == OP_CLEAR; /* which lets source versions begin again */
     figures->queued += result == FRESHET_QUEUED;
     figures->outdated += result == FRESHET_OUTDATED;
+    if (op->kind == OP_PUT)
+        truth.values[op->token].returned = sim_now;
     if (result == FRESHET_OUTDATED)
         return;
     if (result != FRESHET_OK && result != FRESHET_QUEUED && result != FRESHET_GUARDED)
@@ -566,7 +584,8 @@ static void guard_held(const struct sim_op *op)
         const struct value *value = &truth.values[i];
 
         if (op->version[value->key] && !value->put && value->ran && value->version < op->version[value->key] &&
-            value->filled > op->guarded[value->key] && value->filled < op->ran[value->key])
+            value->server == op->server && value->filled > op->guarded[value->key] &&
+            value->filled < op->ran[value->key])
             check_fail("guards: op %u's was held, but version %llu of key %u was filled at %.3f ms, after it began at "
                        "%.3f ms",
                        op->number, (unsigned long long)value->version, value->key, (double)value->filled / 1e6,
@@ -617,7 +636,8 @@ void check_final(unsigned place, unsigned key, freshet_result result, const fres
             "guards: all is calm, and process %u gets version %llu of key %u; version %llu was committed under a "
             "guard",
             place, version, key, (unsigned long long)truth.guarded[key]);
-    if (version < truth.announced[key] && !(truth.values[token].put && (truth.lost || !world.plan->sources)))
+    if (version < truth.announced[key] &&
+        !(put_may_stay(&truth.values[token], truth.announced[key]) && (truth.lost || !world.plan->sources)))
         check_fail(
             "P2: all is calm, and process %u gets version %llu of key %u; a change to version %llu was announced",
             place, version, key, (unsigned long long)truth.announced[key]);

@@ -35,6 +35,7 @@ struct sim_op {
     unsigned token;             /* a load's or put's; 0: none */
     uint64_t version[KEYS_MAX]; /* that it committed; 0: none */
     int64_t ran[KEYS_MAX];      /* when Redis ran its change; 0: not */
+    unsigned server;            /* that took its guard */
     int64_t guarded[KEYS_MAX];  /* when it began the guard */
 };
 

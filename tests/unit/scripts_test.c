@@ -341,6 +341,7 @@ struct content {
     uint64_t source, expiry_us, px_ms;
     const void *tags;
     size_t tags_size;
+    uint64_t until_us; /* 0: not said */
 };
 
 static const char sealed_text[] = "forty-eight bytes of overhead, and then the value's own";
@@ -373,6 +374,8 @@ static struct reply put_as(struct context now, const char *record, struct conten
     word_text(&words, CHANNEL);
     word_message(&words, now.epoch);
     word_content(&words, &what);
+    if (what.until_us)
+        word_number(&words, what.until_us);
     return wire_ask(wire, &words);
 }
 
@@ -946,6 +949,23 @@ TEST(a_put_is_stored_as_it_came)
     EXPECT(put_as(context(), some[0], what).type == '-');
     what.tags_size = 7;
     EXPECT(put_as(context(), some[0], what).type == '-');
+}
+
+TEST(a_put_that_its_caller_has_given_up_is_an_invalidation)
+{
+    struct content late = content(0);
+    struct stored_record got;
+    struct reply reply;
+
+    start(NULL);
+    late.until_us = redis_us() + 60000000;
+    EXPECT_SAYS(put_as(context(), some[0], late), "OK");
+    EXPECT(record(some[0]).state == STORED_VALUE);
+    late.until_us = redis_us() - 1;
+    reply = put_as(context(), some[0], late);
+    EXPECT_SAYS(reply, "GUARDED");
+    got = record(some[0]);
+    EXPECT(got.state == STORED_TOMBSTONE && got.born == position_of(reply));
 }
 
 TEST(only_what_never_expires_stays_for_ever)
