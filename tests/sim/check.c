@@ -84,6 +84,7 @@ static struct {
     uint64_t guarded[KEYS_MAX]; /* committed under a guard */
     char names[KEYS_MAX][33];   /* hex, as in Redis */
     unsigned partitions[KEYS_MAX];
+    uint8_t tags[TAGS][16];
     bool lost; /* source versions that Redis had seen may be gone */
     struct resp_reader *reader;
 } truth;
@@ -111,6 +112,8 @@ void check_start(void)
     memset(&truth, 0, sizeof truth);
     truth.value_count = 1; /* 0: none */
     truth.reader = resp_reader_open(1 << 20);
+    for (unsigned tag = 0; tag < TAGS; tag++)
+        remote_tag_hash("sim", tag == 2, world_tag(tag), strlen(world_tag(tag)), truth.tags[tag]);
     for (unsigned key = 0; key < KEYS_MAX; key++) {
         uint8_t hash[16];
         size_t size;
@@ -328,20 +331,31 @@ static enum script script_named(int argc, const char *const *argv, const size_t 
     return SCRIPT_ALL;
 }
 
-/* The keys that a change's record names are of; a clear's are all of its partition. */
+/* Which keys does a tag of this message void? */
+static bool tags_change(const char *message, size_t size, unsigned key)
+{
+    for (unsigned tag = 0; tag < TAGS; tag++)
+        if (world_tagged(key, tag) && memmem(message, size, truth.tags[tag], 16))
+            return true;
+    return false;
+}
+
+/* The keys that a change's record names are of; a clear's are all of its partition, a tag's those that have it. */
 static uint32_t keys_changed(const char *const *argv, const size_t *sizes, long count)
 {
+    bool tags = sizes[3 + count + 3] == 4 && memcmp(argv[3 + count + 3], "tags", 4) == 0;
     uint32_t keys = 0;
 
-    for (long i = 2; i < count; i++)
+    for (long i = 2; i < count && !tags; i++)
         keys |= 1u << key_named(argv[3 + i], sizes[3 + i]);
-    if (count > 2)
+    if (count > 2 && !tags)
         return keys & ((1u << KEYS_MAX) - 1);
     for (unsigned key = 0; key < world.plan->keys; key++) {
         char part[16];
 
         (void)snprintf(part, sizeof part, ":%u}:", truth.partitions[key]);
-        if (memmem(argv[3], sizes[3], part, strlen(part)))
+        if (memmem(argv[3], sizes[3], part, strlen(part)) &&
+            (!tags || tags_change(argv[3 + count + 2], sizes[3 + count + 2], key)))
             keys |= 1u << key;
     }
     return keys;

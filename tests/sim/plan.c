@@ -51,6 +51,7 @@ static void plan_shape(struct plan *plan, struct sim_random *random)
     plan->deadline_ms = (uint32_t)sim_between(random, 50, 1000);
     plan->serve_stale = sim_chance(random, 0.2);
     plan->sources = sim_chance(random, 0.5);
+    plan->tags = !plan->sources && sim_chance(random, 0.6); /* a tag tells no source version */
     plan->ends = sim_between(random, 800, 2500) * SIM_MS;
     plan->replica_lag_ns = sim_chance(random, 0.5) ? sim_between(random, 1, 2000) * SIM_MS : 0;
     plan->replication_ns = sim_between(random, 1, 40) * SIM_MS;
@@ -64,7 +65,7 @@ static void plan_shape(struct plan *plan, struct sim_random *random)
 
 static void plan_op(struct plan *plan, struct sim_random *random, unsigned place, unsigned client)
 {
-    static const unsigned chances[OP_KINDS] = {20, 32, 12, 15, 3, 8, 3, 7};
+    static const unsigned chances[OP_KINDS] = {19, 31, 12, 14, 3, 8, 2, 6, 3, 2};
     struct sim_op *op = &plan->ops[plan->op_count];
     unsigned pick = (unsigned)sim_below(random, 100), kind = 0;
 
@@ -72,6 +73,8 @@ static void plan_op(struct plan *plan, struct sim_random *random, unsigned place
         pick -= chances[kind++];
     if (kind == OP_INVALIDATE_TWO && plan->sources) /* it takes one source version for all of its keys */
         kind = OP_INVALIDATE;
+    if ((kind == OP_TAGS || kind == OP_SPACE) && !plan->tags)
+        kind = OP_GET;
     *op = (struct sim_op){.number = plan->op_count++, .kind = (enum op_kind)kind, .place = place, .client = client};
     op->gap_ns = sim_chance(random, 0.4) ? sim_between(random, 0, 3) * SIM_MS
                                          : sim_between(random, 0, 2 * plan->ends / SIM_MS / 12) * SIM_MS;

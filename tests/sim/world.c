@@ -56,6 +56,18 @@ const char *world_key(unsigned key, size_t *ret_size)
     return names[key];
 }
 
+const char *world_tag(unsigned tag)
+{
+    static const char *const names[TAGS] = {"even", "odd", "people"};
+
+    return names[tag];
+}
+
+bool world_tagged(unsigned key, unsigned tag)
+{
+    return world.plan->tags && (tag == 2 || key % 2 == tag);
+}
+
 /* ---- the database ---- */
 
 static uint64_t commit(unsigned key, bool absent)
@@ -125,10 +137,15 @@ static void op_read(freshet *cache, struct sim_op *op)
     freshet_buf buf = {0};
     freshet_result result;
     size_t size;
-    const char *key = world_key(op->key, &size);
+    const char *key = world_key(op->key, &size), *tag = world_tag(op->key % 2);
 
     read.bound_ms = load.bound_ms = op->bound_ms;
     load.ttl_ms = op->ttl_ms;
+    if (world.plan->tags) {
+        load.tags = &tag;
+        load.tag_count = 1;
+        load.name_space = world_tag(2);
+    }
     if (op->kind == OP_GET)
         result = freshet_get(cache, key, size, &read, &buf, &answer);
     else
@@ -190,13 +207,16 @@ static void op_change(freshet *cache, struct sim_op *op)
     freshet_write_options options = FRESHET_INIT(freshet_write_options);
     freshet_key keys[2];
     freshet_result result;
+    unsigned tag = op->key % 2;
+    const char *tag_name = world_tag(tag);
 
     sim_sleep(op->before_ns);
     op_commit(op, op->key);
     if (op->kind == OP_INVALIDATE_TWO && op->other != op->key)
         op_commit(op, op->other);
-    for (unsigned key = 0; op->kind == OP_CLEAR && key < world.plan->keys; key++)
-        if (key != op->key)
+    for (unsigned key = 0; key < world.plan->keys; key++)
+        if (key != op->key && (op->kind == OP_CLEAR || (op->kind == OP_TAGS && world_tagged(key, tag)) ||
+                               (op->kind == OP_SPACE && world_tagged(key, 2))))
             op_commit(op, key);
     sim_sleep(op->after_ns / 8);
     keys[0].data = world_key(op->key, &keys[0].size);
@@ -204,6 +224,11 @@ static void op_change(freshet *cache, struct sim_op *op)
     if (world.plan->sources)
         options.source_version = op->version[op->key];
     options.ttl_ms = op->kind == OP_PUT ? op->ttl_ms : 0;
+    if (op->kind == OP_PUT && world.plan->tags) {
+        options.tags = &tag_name;
+        options.tag_count = 1;
+        options.name_space = world_tag(2);
+    }
     switch (op->kind) {
     case OP_INVALIDATE_TWO:
         result = freshet_invalidate_many(cache, keys, 2, &options, NULL);
@@ -213,6 +238,12 @@ static void op_change(freshet *cache, struct sim_op *op)
         break;
     case OP_CLEAR:
         result = freshet_clear(cache, NULL, NULL);
+        break;
+    case OP_TAGS:
+        result = freshet_invalidate_tags(cache, &tag_name, 1, NULL, NULL);
+        break;
+    case OP_SPACE:
+        result = freshet_clear_namespace(cache, world_tag(2), NULL, NULL);
         break;
     default:
         result = freshet_invalidate(cache, keys[0].data, keys[0].size, &options, NULL);
@@ -263,8 +294,9 @@ static void op_guard(freshet *cache, struct sim_op *op)
 
 static void op_run(freshet *cache, struct sim_op *op)
 {
-    static const char *const names[OP_KINDS] = {"get", "load",  "watch", "invalidate", "invalidate two",
-                                                "put", "clear", "guard"};
+    static const char *const names[OP_KINDS] = {
+        "get", "load",  "watch", "invalidate",      "invalidate two",
+        "put", "clear", "guard", "change a tag of", "change the namespace of"};
 
     sim_sleep(op->gap_ns);
     op->begun = sim_now;

@@ -14,11 +14,24 @@
 
 #define KEYS_MAX    5u
 #define CLIENTS_MAX 2u /* of a process */
+#define TAGS        3u /* two tags, of which each key has one, and a namespace that all are in */
 #define EVENTS_MAX  256u
 
 /* ---- the plan ---- */
 
-enum op_kind { OP_GET, OP_LOAD, OP_WATCH, OP_INVALIDATE, OP_INVALIDATE_TWO, OP_PUT, OP_CLEAR, OP_GUARD, OP_KINDS };
+enum op_kind {
+    OP_GET,
+    OP_LOAD,
+    OP_WATCH,
+    OP_INVALIDATE,
+    OP_INVALIDATE_TWO,
+    OP_PUT,
+    OP_CLEAR,
+    OP_GUARD,
+    OP_TAGS,
+    OP_SPACE,
+    OP_KINDS
+};
 
 struct sim_op {
     unsigned number; /* bit in the mask */
@@ -78,7 +91,7 @@ struct plan {
     unsigned hosts, places, clients, keys, partitions;
     uint32_t bound_ms, deadline_ms;
     bool alone; /* one host without a fleet */
-    bool serve_stale, sources;
+    bool serve_stale, sources, tags;
     int64_t ends;           /* no fault begins later */
     int64_t replica_lag_ns; /* of the database */
     int64_t replication_ns; /* Redis's */
@@ -142,6 +155,8 @@ void world_fault(struct fault *fault);
 void world_calm(void); /* all faults end */
 bool world_settled(void);
 const char *world_key(unsigned key, size_t *ret_size);
+const char *world_tag(unsigned tag);
+bool world_tagged(unsigned key, unsigned tag);
 /* Say what happens, if anybody wants to know. */
 void world_tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
