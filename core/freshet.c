@@ -26,7 +26,7 @@
 #define TIER_LEAST        (1ull << 20)
 #define TIER_MOST         (1ull << 46)
 #define TICKET_DEFAULT_MS 5000u
-#define TURN_ROUNDS       8 /* turns of others that a caller waits for, until it loads on its own */
+#define TURN_ROUNDS       8                     /* turns of others that a caller waits for, until it loads on its own */
 #define PREFER_PRIMARY_NS (10 * CLOCK_NS_PER_S) /* after a change; as long as scripts/head.lua has it */
 #define ASK_ROUNDS        4 /* questions to Redis whose answers a change overtook, before the answer is a miss */
 
@@ -536,7 +536,7 @@ static freshet_result load_local(struct loading *l, uint64_t start)
 {
     freshet_result result;
 
-    l->prefer_primary = control_changed_lately(&l->r.host->control, l->r.key.partition, load_fence(l));
+    l->prefer_primary = load_after_change(l);
     result = load_call(l);
     if (result >= 0 && local_outdated(l->r.host, &l->r.key, l->content.source_version)) {
         l->prefer_primary = true; /* a replica that is behind: once more */
@@ -576,8 +576,7 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     freshet_result result, filled;
 
     /* Redis has not heard of what waits in this host's outbox. */
-    l->prefer_primary =
-        ticket->prefer_primary || l->outdated || control_outbox_pending(&l->r.host->control, &l->r.key);
+    l->prefer_primary = ticket->prefer_primary || l->outdated || control_outbox_pending(&l->r.host->control, &l->r.key);
     l->outdated = l->unshared = false;
     result = load_call(l);
     if (result < 0 || l->content.value_size > l->value_max) {
@@ -683,34 +682,25 @@ static freshet_result load_left(struct loading *l)
     return result;
 }
 
-/* Has a tag of what was loaded changed since the load began, as far as this host knows, or does such a change wait? */
-static bool load_tags_changed(const struct loading *l)
-{
-    const struct control *control = &l->r.host->control;
-    const struct record *record = &l->r.record;
-    uint32_t p = l->r.key.partition;
-
-    return record->tag_count > 0 && (control_outbox_pending_tags(control, p, record->tags, record->tag_count) ||
-                                     control_tags_changed(control, p, record->tags, record->tag_count, record->as_of));
-}
-
 /* Join the load that runs, if nothing has changed since it began.  FRESHET_MISS: its result is no answer for us. */
 static freshet_result load_join(struct loading *l, struct flight *flight)
 {
+    struct control *control = &l->r.host->control;
     freshet_result result =
         flight_wait(l->r.host->flights, flight, reading_deadline(&l->r), &l->r.record, l->r.buf, &l->since_ns);
 
     if (result == FRESHET_MISS) /* not one to be handed on; but there may be one in the tier */
         return load_left(l);
-    /* Judged as late as any answer: what came while we waited counts, if the host is still known to have heard of it.
-     */
-    if ((result != FRESHET_OK && result != FRESHET_ABSENT) || load_fence(l) > l->r.record.as_of ||
-        load_tags_changed(l) || !load_host_fresh(l))
+    if (result != FRESHET_OK && result != FRESHET_ABSENT)
         return FRESHET_MISS;
-    control_count(&l->r.host->control, COUNT_JOINED, 1);
-    if (result == FRESHET_ABSENT)
-        l->r.buf->size = 0;
-    return load_answer(l, result);
+    /* Judged as any answer, and as late: what came while we waited counts.  It was born when the load began, in
+     * whatever history: a newer one has its floor above that. */
+    l->r.record.born = l->r.record.as_of;
+    l->r.record.epoch = atomic_load(&control->parts[l->r.key.partition].epoch);
+    if (servable(&l->r.record, control, &l->r.key, l->r.bound_ns, 0, &l->r.judgement) != SERVABLE)
+        return FRESHET_MISS;
+    control_count(control, COUNT_JOINED, 1);
+    return reading_answer(&l->r, FRESHET_FROM_LOADER, FRESHET_OK);
 }
 
 static uint64_t load_position(const struct loading *l)
