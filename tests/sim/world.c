@@ -451,7 +451,8 @@ static void *final_main(void *arg)
                 break;
             sim_sleep(300 * SIM_MS);
         }
-        /* A clock that is put back makes guards and tickets last, ten minutes at most.  Who publishes can void a key for as long as no change comes; no attacker is held to have caused misses. */
+        /* A clock that is put back makes guards and tickets last, ten minutes at most.  Who publishes can void a key
+         * for as long as no change comes; no attacker is held to have caused misses. */
         if (!sim_over && answer.source == FRESHET_FROM_LOADER && !world.plan->attack && !plan_has(FAULT_REDIS_CLOCK))
             check_fail("liveness: all is calm, and process %u keeps nothing of key %u", process->number, key);
         freshet_buf_free(&buf);
