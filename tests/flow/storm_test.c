@@ -12,9 +12,9 @@
  * and an invalidation is lost when, after all has calmed down, a host still has something older than the row.
  *
  * Two storms: one of many writes, whose Redis loses its data now and then, and one of many reads on four hosts of four
- * processes, each host behind a faulty network of its own, with a master and a replica that change places.  A replica is
- * promoted here when it has everything: what a master had confirmed and lost is another test's (failover_test.c), since
- * by design.md's own words the bound is then relative to the new one.
+ * processes, each host behind a faulty network of its own, with a master and a replica that change places.  Here a
+ * replica is promoted only when it has everything: what a master had confirmed and lost is another test's
+ * (failover_test.c), since the bound is then relative to the new one.
  *
  * FRESHET_STORM_OPERATIONS in the environment sets how many operations (else 100,000 and 1,000,000; ten and a hundred
  * times as many with TEST_LONG_RUNS=1).
