@@ -186,10 +186,9 @@ TEST(a_wild_number_under_a_right_check_is_found)
         unsigned at, bytes;
         uint64_t value;
     } wild[] = {
-        {8, 4, 1},           {12, 4, 1024},       {16, 8, 0},          {16, 8, UINT64_MAX}, {24, 8, 0},
-        {24, 8, UINT64_MAX}, {24, 8, 1ull << 40}, {32, 4, 0},          {32, 4, 17},         {32, 4, UINT32_MAX},
-        {40, 4, 0},          {40, 4, 1u << 31},   {44, 4, UINT32_MAX}, {48, 4, 4095},       {52, 4, 4096},
-        {56, 4, 12345},
+        {8, 4, 1},           {12, 4, 1024}, {16, 8, 0},    {16, 8, UINT64_MAX}, {24, 8, 0}, {24, 8, UINT64_MAX},
+        {24, 8, 1ull << 40}, {32, 4, 0},    {32, 4, 17},   {32, 4, UINT32_MAX}, {40, 4, 0}, {40, 4, 1u << 31},
+        {44, 4, UINT32_MAX}, {48, 4, 4095}, {52, 4, 4096}, {56, 4, 12345},
     };
     int fd = dir_with_page();
     uint8_t head[CONTROL_HEAD_SIZE], good[CONTROL_HEAD_SIZE];
@@ -509,17 +508,23 @@ TEST(adopting_raises_everything_and_unproves)
     EXPECT_EQ(atomic_load(&part->position), 1000);
     EXPECT_EQ(control_proven_ns(&one, 0), 0);
     EXPECT_EQ(control_proven_ns(&one, 1), 0);
-    EXPECT_EQ(atomic_load(&two.parts[1].epoch), 0); /* the other partition's history is its own */
-    EXPECT(control_adopt(&one, 0, OLD, NEW, 1000, 900)); /* a sibling was quicker: it is adopted */
+    EXPECT_EQ(atomic_load(&two.parts[1].epoch), 0);            /* the other partition's history is its own */
+    EXPECT(control_adopt(&one, 0, OLD, NEW, 1000, 900));       /* a sibling was quicker: it is adopted */
     EXPECT(!control_adopt(&one, 0, OLD, NEW + 1, 5000, 5000)); /* seen in another epoch: too late */
     EXPECT_EQ(atomic_load(&part->floor), 1000);
     EXPECT(!control_adopt(&one, 0, NEW, 0, 5000, 5000));
 }
 
+/* Not even the fences, although their positions are of the history that ended: a reader may be between its look at the
+ * epoch and its look at them. */
 TEST(adopting_never_lowers)
 {
     pages_join();
+    (void)control_raise(control_fence(&one, 0, 1), 90);
+    (void)control_raise(control_fence(&one, 0, 2), 2000);
     EXPECT(control_adopt(&one, 0, OLD, NEW, 7, 6));
+    EXPECT_EQ(atomic_load(control_fence(&two, 0, 1)), 90);
+    EXPECT_EQ(atomic_load(control_fence(&two, 0, 2)), 2000);
     EXPECT_EQ(atomic_load(&one.parts[0].floor), 100);
     EXPECT_EQ(atomic_load(&one.parts[0].clear), 50);
     EXPECT_EQ(atomic_load(&one.parts[0].applied), 100);
