@@ -115,6 +115,20 @@ static inline freshet_result history_read(struct history *history, freshet *cach
     return result;
 }
 
+/* Change for a while; how many changes were confirmed. */
+static inline unsigned history_work(struct history *history, freshet *cache, unsigned ms)
+{
+    int64_t end = test_now_ns() + ms * INT64_C(1000000);
+    unsigned confirmed = 0;
+
+    for (unsigned n = 0; test_now_ns() < end; n++) {
+        confirmed += history_change(history, cache, n % 3 != 0);
+        for (int pause = 0; pause < 5; pause++)
+            test_pause();
+    }
+    return confirmed;
+}
+
 /* ---- a thread that reads until told to stop ---- */
 
 struct history_reader {

@@ -267,6 +267,24 @@ static bool redis_on_path(void)
     return false;
 }
 
+/* ---- clocks ---- */
+
+/* The file is mapped by clock_shim.c: eight bytes, written at once. */
+void host_set_clock(const char *clock, int seconds)
+{
+    int64_t off = seconds;
+    int fd = open(clock, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    EXPECT(fd >= 0 && pwrite(fd, &off, sizeof off, 0) == (ssize_t)sizeof off);
+    close(fd);
+}
+
+void host_preload_clock(const char *clock)
+{
+    setenv("LD_PRELOAD", TEST_CLOCK_SHIM, 1);
+    setenv("TEST_CLOCK", clock, 1);
+}
+
 /* The server's process: it ends with the test's main thread, and writes only to its log. */
 _Noreturn static void run_server(const struct redis *redis, pid_t test)
 {
@@ -285,6 +303,8 @@ _Noreturn static void run_server(const struct redis *redis, pid_t test)
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != test)
         _exit(1);
+    if (redis->clock[0])
+        host_preload_clock(redis->clock);
     fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0 || dup2(open("/dev/null", O_RDONLY), 0) < 0)
         _exit(1);
@@ -340,7 +360,7 @@ static int free_port(void)
     return ntohs(address.sin_port);
 }
 
-static void start(struct redis *redis, const char *const *more, bool tcp)
+static void start(struct redis *redis, const char *const *more, bool tcp, bool clock)
 {
     if (!redis_on_path())
         test_skip("redis-server is not on the PATH");
@@ -352,6 +372,10 @@ static void start(struct redis *redis, const char *const *more, bool tcp)
         test_skip("TMPDIR is too long a path for a unix socket");
     for (size_t i = 0; more && more[i] && i < 16; i++)
         snprintf(redis->more[i], sizeof redis->more[i], "%s", more[i]);
+    if (clock) {
+        snprintf(redis->clock, sizeof redis->clock, "%s/clock", redis->dir);
+        host_set_clock(redis->clock, 0);
+    }
     for (int tries = 0; tries < 5; tries++) {
         redis->port = tcp ? free_port() : 0;
         if (launch(redis))
@@ -362,12 +386,22 @@ static void start(struct redis *redis, const char *const *more, bool tcp)
 
 void redis_start(struct redis *redis, const char *const *more)
 {
-    start(redis, more, false);
+    start(redis, more, false, false);
 }
 
 void redis_start_tcp(struct redis *redis, const char *const *more)
 {
-    start(redis, more, true);
+    start(redis, more, true, false);
+}
+
+void redis_start_on_clock(struct redis *redis, const char *const *more)
+{
+    start(redis, more, false, true);
+}
+
+void redis_jump(struct redis *redis, int seconds)
+{
+    host_set_clock(redis->clock, seconds);
 }
 
 void redis_stop(struct redis *redis)

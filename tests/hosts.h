@@ -19,12 +19,19 @@ struct redis {
     char password[64]; /* set it after telling the server one ("ACL SETUSER", "--requirepass"): redis_do then says it
                           first */
     char more[16][80]; /* the arguments given, for redis_restart */
+    char clock[160];   /* a file that says how far its wall clock is off; "": it is right */
 };
 
 /* Start redis-server with a few more arguments ("--save", "", ..., NULL-terminated; NULL: none). Waits until it
  * answers. */
 void redis_start(struct redis *redis, const char *const *more);
 void redis_start_tcp(struct redis *redis, const char *const *more); /* also on a free port of 127.0.0.1 */
+/* With a wall clock of its own, which redis_jump puts so many seconds off; CLOCK_MONOTONIC stays right. */
+void redis_start_on_clock(struct redis *redis, const char *const *more);
+void redis_jump(struct redis *redis, int seconds);
+/* Give this process, which is about to exec, such a clock; `clock` is the file that host_set_clock writes. */
+void host_preload_clock(const char *clock);
+void host_set_clock(const char *clock, int seconds);
 void redis_stop(struct redis *redis);                               /* SIGTERM, wait */
 void redis_restart(struct redis *redis); /* kill -9 and start again in the same place, without its data */
 /* One command as redis-cli would: space-separated words (single quotes group); the reply's text as redis-cli --raw

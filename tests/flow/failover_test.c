@@ -57,18 +57,9 @@ static freshet *join(struct scene *scene)
     return cache;
 }
 
-/* Write for a while; how many changes were confirmed. */
 static unsigned work(struct scene *scene, unsigned ms)
 {
-    int64_t end = test_now_ns() + ms * INT64_C(1000000);
-    unsigned confirmed = 0;
-
-    for (unsigned n = 0; test_now_ns() < end; n++) {
-        confirmed += history_change(scene->history, scene->a, n % 3 != 0);
-        for (int pause = 0; pause < 5; pause++)
-            test_pause();
-    }
-    return confirmed;
+    return history_work(scene->history, scene->a, ms);
 }
 
 /* The hosts have joined the first server (with the second as its replica), and readers read. */
