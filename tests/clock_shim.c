@@ -2,8 +2,8 @@
  * clock_shim.c - preloaded into a program, puts its wall clock as many seconds off as a file says, which may change at
  * any time.  CLOCK_MONOTONIC and CLOCK_BOOTTIME stay right.
  *
- * Of its own because libfaketime looks the real functions up with dlsym, and so does not survive an allocator that asks
- * the time before it can allocate: redis-server with jemalloc ends in its first call.  Here everything is a system call.
+ * Of its own because libfaketime looks the real functions up with dlsym, and so does not survive an allocator that
+ * asks the time before it can allocate: redis-server with jemalloc ends in its first call.  Here all is system calls.
  */
 #include <fcntl.h>
 #include <stdint.h>
