@@ -531,12 +531,25 @@ static bool local_outdated(struct host *host, const struct key *key, uint64_t so
            old.born >= atomic_load(&host->control.parts[key->partition].clear) && old.source_version > source_version;
 }
 
+/* Without a fleet the fences tell of the key itself, and of the tags that the load is to have. */
+static bool load_after_own_change(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+    uint64_t newest = load_fence(l), fence;
+
+    for (uint32_t i = 0; i < l->tags.count; i++) {
+        fence = atomic_load(control_tag_fence(control, l->r.key.partition, l->tags.numbers[i]));
+        newest = fence > newest ? fence : newest;
+    }
+    return control_changed_lately(control, l->r.key.partition, newest);
+}
+
 /* Load for this host alone: the record is as old as the position at which the load began. */
 static freshet_result load_local(struct loading *l, uint64_t start)
 {
     freshet_result result;
 
-    l->prefer_primary = load_after_change(l);
+    l->prefer_primary = load_after_own_change(l);
     result = load_call(l);
     if (result >= 0 && local_outdated(l->r.host, &l->r.key, l->content.source_version)) {
         l->prefer_primary = true; /* a replica that is behind: once more */
