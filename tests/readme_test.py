@@ -85,6 +85,10 @@ def the_example_works_in_a_fleet_with_the_rights_that_are_named(build, where):
         url = f"unix://orders:secret@{socket}"
         out = run_example(program, os.path.join(where, "one"), url, keys)
         assert out == "3 apples, from the loader\n3 apples, from this host's memory\n", out
+        tool = [os.path.join(build, "tools/freshet"), "-n", "orders", "-d", os.path.join(where, "none"), "--bound",
+                "200", "--url", url, "--keyring", keys]
+        for words in ("put a 1 --tag red", "invalidate --tag blue", "get a", "clear --namespace shop"):
+            subprocess.run([*tool, *words.split()], check=True, capture_output=True)
         denied = tell_redis(socket, "ACL LOG")
         assert not denied, f"rights that README's rule lacks:\n{denied}"
     finally:

@@ -11,8 +11,35 @@
 struct listing {
     const struct tool *tool;
     freshet_key prefix;
+    uint64_t wanted[FRESHET_TAGS_MAX + 1]; /* tags that a record must have to be shown */
+    uint32_t wanted_count;
     uint64_t shown;
 };
+
+/* A tag or namespace given, as records know it. */
+static void want(struct listing *listing, const char *name, bool name_space)
+{
+    uint8_t hash[16];
+    uint64_t number = 0;
+
+    freshet_tag_hash(tool_name(listing->tool), name, name_space, hash);
+    for (int byte = 7; byte >= 0; byte--)
+        number = number << 8 | hash[byte];
+    listing->wanted[listing->wanted_count++] = number;
+}
+
+static bool is_wanted(const struct listing *listing, const freshet_entry *entry)
+{
+    for (uint32_t i = 0; i < listing->wanted_count; i++) {
+        bool has = false;
+
+        for (uint32_t tag = 0; tag < entry->tag_count && !has; tag++)
+            has = entry->tags[tag] == listing->wanted[i];
+        if (!has)
+            return false;
+    }
+    return true;
+}
 
 static void show_json(const struct listing *listing, const freshet_entry *entry)
 {
@@ -32,6 +59,10 @@ static void show_json(const struct listing *listing, const freshet_entry *entry)
     json_uint(&json, "position", entry->answer.position);
     json_int(&json, "age_bound_ms", entry->answer.age_bound_ms);
     json_int(&json, "ttl_ms", entry->answer.ttl_ms);
+    json_open(&json, "tags", '[');
+    for (uint32_t i = 0; i < entry->tag_count; i++)
+        json_id(&json, NULL, entry->tags[i]);
+    json_close(&json, ']');
     json_close(&json, '}');
 }
 
@@ -40,11 +71,11 @@ static void show_line(const struct listing *listing, const freshet_entry *entry)
     char time[TOOL_TIME_MAX], size[32], ttl[32] = "-";
 
     if (listing->shown == 0)
-        printf("%12s  %-8s  %12s  %-27s  %s\n", "SIZE", "SERVED", "TTL s", "WRITTEN", "KEY");
+        printf("%12s  %-8s  %12s  %4s  %-27s  %s\n", "SIZE", "SERVED", "TTL s", "TAGS", "WRITTEN", "KEY");
     if (entry->answer.ttl_ms >= 0)
         snprintf(ttl, sizeof ttl, "%.1f", (double)entry->answer.ttl_ms / 1000);
-    printf("%12s  %-8s  %12s  %-27s  ", entry->absent ? "absent" : tool_number(entry->value_size, size),
-           entry->servable ? "yes" : entry->why, ttl, tool_time(entry->answer.version, time));
+    printf("%12s  %-8s  %12s  %4u  %-27s  ", entry->absent ? "absent" : tool_number(entry->value_size, size),
+           entry->servable ? "yes" : entry->why, ttl, entry->tag_count, tool_time(entry->answer.version, time));
     tool_print_key(listing->tool, stdout, entry->key, entry->key_size);
     putchar('\n');
 }
@@ -54,7 +85,8 @@ static bool on_entry(const freshet_entry *entry, void *arg)
     struct listing *listing = arg;
 
     if (entry->key_size < listing->prefix.size ||
-        (listing->prefix.size && memcmp(entry->key, listing->prefix.data, listing->prefix.size) != 0))
+        (listing->prefix.size && memcmp(entry->key, listing->prefix.data, listing->prefix.size) != 0) ||
+        !is_wanted(listing, entry))
         return true;
     if (listing->tool->json)
         show_json(listing, entry);
@@ -73,13 +105,17 @@ int cmd_ls(struct tool *tool)
 
     if (tool->args_count && !tool_key(tool, tool->args[0], &listing.prefix))
         return TOOL_USAGE;
+    for (int i = 0; i < tool->tags_count; i++)
+        want(&listing, tool->tags[i], false);
+    if (tool->name_space)
+        want(&listing, tool->name_space, true);
     if ((status = tool_open(tool, TOOL_LOOK, &cache)) != TOOL_DONE)
         return status;
     tool_catch_signals();
     result = freshet_each(cache, on_entry, &listing);
     if (result < 0)
         status = tool_failed(tool, result, "cannot list");
-    else if (listing.prefix.size && listing.shown == 0)
+    else if ((listing.prefix.size || listing.wanted_count) && listing.shown == 0)
         status = TOOL_NO_ENTRY;
     tool_close(tool, cache);
     return status;

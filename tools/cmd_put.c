@@ -1,5 +1,5 @@
 /*
- * cmd_put.c - freshet put, invalidate, clear: the changes, and what their confirmation says.
+ * cmd_put.c - freshet put, invalidate, clear: the changes, of keys, tags and namespaces, and what they came to.
  *
  * A change that was only queued is not done: status 4, and a sentence.  On a temporary tier, where nobody would send it
  * later, it is a failure.
@@ -105,6 +105,9 @@ int cmd_put(struct tool *tool)
     if ((status = tool_open(tool, TOOL_JOIN | TOOL_MAKE, &cache)) != TOOL_DONE)
         goto out;
     options.ttl_ms = tool->ttl_ms;
+    options.tags = tool->tags;
+    options.tag_count = (size_t)tool->tags_count;
+    options.name_space = tool->name_space;
     if (tool->absent)
         result = freshet_put_absent(cache, key->data, key->size, &options, &change);
     else
@@ -122,15 +125,18 @@ out:
 int cmd_invalidate(struct tool *tool)
 {
     freshet_change change = FRESHET_INIT(freshet_change);
-    freshet_key *keys = tool_keys(tool, tool->args_count);
+    freshet_key *keys = NULL;
     freshet *cache = NULL;
     freshet_result result;
     int status;
 
-    if (!keys)
+    if ((tool->args_count > 0) == (tool->tags_count > 0))
+        return tool_error(tool, TOOL_USAGE, "usage", "invalidate needs keys, or --tag; not both");
+    if (tool->args_count > 0 && !(keys = tool_keys(tool, tool->args_count)))
         return TOOL_USAGE;
     if ((status = tool_open(tool, TOOL_JOIN, &cache)) == TOOL_DONE) {
-        result = freshet_invalidate_many(cache, keys, (size_t)tool->args_count, NULL, &change);
+        result = keys ? freshet_invalidate_many(cache, keys, (size_t)tool->args_count, NULL, &change)
+                      : freshet_invalidate_tags(cache, tool->tags, (size_t)tool->tags_count, NULL, &change);
         status = tell(tool, result, &change, "cannot invalidate");
     }
     tool_close(tool, cache);
@@ -144,8 +150,12 @@ int cmd_clear(struct tool *tool)
     freshet *cache = NULL;
     int status = tool_open(tool, TOOL_JOIN, &cache);
 
-    if (status == TOOL_DONE)
-        status = tell(tool, freshet_clear(cache, NULL, &change), &change, "cannot clear");
+    if (status == TOOL_DONE) {
+        freshet_result result = tool->name_space ? freshet_clear_namespace(cache, tool->name_space, NULL, &change)
+                                                 : freshet_clear(cache, NULL, &change);
+
+        status = tell(tool, result, &change, "cannot clear");
+    }
     tool_close(tool, cache);
     return status;
 }

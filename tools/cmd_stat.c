@@ -34,6 +34,7 @@ static const struct counter counters[] = {
     COUNTER(puts, "puts"),
     COUNTER(invalidations, "invalidations"),
     COUNTER(clears, "clears"),
+    COUNTER(tag_changes, "tags changed"),
     COUNTER(queued, "queued"),
     COUNTER(resent, "sent again"),
     GROUP("Records"),
@@ -96,6 +97,7 @@ static void print_json(const struct tool *tool, const char *dir, const freshet_s
     json_uint(&json, "outbox", stats->outbox);
     json_uint(&json, "fences", stats->fences);
     json_uint(&json, "fence_slots", stats->fence_slots);
+    json_uint(&json, "tag_fences", stats->tag_fences);
     json_uint(&json, "readers", stats->readers);
     for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
         if (counters[i].name)
@@ -151,6 +153,8 @@ static void print_freshness(const freshet_stats *stats)
     snprintf(note, sizeof note, "of %llu slots",
              (unsigned long long)stats->fence_slots * (stats->partitions ? stats->partitions : 1));
     row_number("fences", stats->fences, note);
+    snprintf(note, sizeof note, "of %llu slots", 4096ull * (stats->partitions ? stats->partitions : 1));
+    row_number("tag fences", stats->tag_fences, stats->tag_fences ? note : "");
     row_number("processes", stats->processes, "this one among them");
     row_number("readers", stats->readers, "");
 }

@@ -29,8 +29,8 @@ static const freshet_key *known_key(const struct watching *watching, const uint8
 /* Without keys every frame is wanted; with keys those that name one, and those that name all. */
 static bool wanted(const struct watching *watching, const freshet_frame_seen *frame)
 {
-    if (watching->tool->args_count == 0 || !frame->verified || frame->keys == 0)
-        return true;
+    if (watching->tool->args_count == 0 || !frame->verified || frame->keys == 0 || strcmp(frame->kind, "tags") == 0)
+        return true; /* a clear or a change of tags may be one of the keys' too */
     for (uint32_t i = 0; i < frame->keys; i++)
         if (known_key(watching, frame->hashes[i]))
             return true;
@@ -93,9 +93,9 @@ static void show_line(const struct watching *watching, const freshet_frame_seen 
                (unsigned long long)frame->key_id);
         return;
     }
-    printf("%s  verified  %-10s  partition %u  position %llu  writer %016llx  keys %u:",
+    printf("%s  verified  %-10s  partition %u  position %llu  writer %016llx  %s %u:",
            tool_time(frame->version, time), frame->kind, frame->partition, (unsigned long long)frame->position,
-           (unsigned long long)frame->writer, frame->keys);
+           (unsigned long long)frame->writer, strcmp(frame->kind, "tags") == 0 ? "tags" : "keys", frame->keys);
     for (uint32_t i = 0; i < frame->keys; i++) {
         const freshet_key *key = known_key(watching, frame->hashes[i]);
 

@@ -18,10 +18,12 @@ static const char help[] =
     "  get KEY                    write the value to standard output\n"
     "  put KEY [VALUE|-]          store VALUE, or standard input, for everybody\n"
     "      --ttl MS               for so long;  --absent: store that there is no such thing\n"
+    "      --tag TAG              it has this tag (up to 16 of them);  --namespace NAME: it is of this one\n"
     "  invalidate KEY...          make everybody forget the keys\n"
-    "  clear                      make everybody forget everything in the cache\n"
+    "  invalidate --tag TAG       make everybody forget all that has the tag (or one of several)\n"
+    "  clear [--namespace NAME]   make everybody forget everything in the cache, or in the namespace\n"
     "Look inside\n"
-    "  ls [PREFIX]                list the tier's records\n"
+    "  ls [PREFIX]                list the tier's records; --tag, --namespace: of these\n"
     "  stat [--watch]             counters and freshness of the tier; --watch: again every second\n"
     "  watch [KEY...]             show the fleet's signed frames as they come (needs --url, --keyring)\n"
     "Prepare and measure\n"
@@ -56,10 +58,10 @@ struct command {
 
 static const struct command commands[] = {
     {"get", cmd_get, 1, 1, "xbsp"},
-    {"put", cmd_put, 1, 2, "xbpta"},
-    {"invalidate", cmd_invalidate, 1, 1 << 30, "xbp"},
-    {"clear", cmd_clear, 0, 0, "bp"},
-    {"ls", cmd_ls, 0, 1, "xb"},
+    {"put", cmd_put, 1, 2, "xbptaTN"},
+    {"invalidate", cmd_invalidate, 0, 1 << 30, "xbpT"},
+    {"clear", cmd_clear, 0, 0, "bpN"},
+    {"ls", cmd_ls, 0, 1, "xbTN"},
     {"stat", cmd_stat, 0, 0, "wcb"},
     {"watch", cmd_watch, 0, 1 << 30, "xcp"},
     {"keygen", cmd_keygen, 1, 1, "l"},
@@ -78,6 +80,7 @@ static const struct option options[] = {
     {"absent", no_argument, NULL, 'a'},           {"watch", no_argument, NULL, 'w'},
     {"count", required_argument, NULL, 'c'},      {"like", required_argument, NULL, 'l'},
     {"quick", no_argument, NULL, 'q'},            {"local", no_argument, NULL, 'L'},
+    {"tag", required_argument, NULL, 'T'},        {"namespace", required_argument, NULL, 'N'},
     {NULL, 0, NULL, 0},
 };
 
@@ -100,6 +103,13 @@ static uint64_t number(const struct tool *tool, const char *word, uint64_t most,
 static bool take_value(struct tool *tool, int letter, const char *value)
 {
     switch (letter) {
+    case 'T':
+        if (tool->tags_count >= (int)FRESHET_TAGS_MAX) {
+            tool_error(tool, TOOL_USAGE, "usage", "--tag: give at most %u", FRESHET_TAGS_MAX);
+            return false;
+        }
+        tool->tags[tool->tags_count++] = value;
+        return true;
     case 't':
         tool->ttl_given = true;
         return (tool->ttl_ms = (uint32_t)number(tool, value, UINT32_MAX, "ttl")) != 0;
@@ -133,6 +143,9 @@ static bool take(struct tool *tool, int letter, const char *value)
         return true;
     case 'l':
         tool->like = value;
+        return true;
+    case 'N':
+        tool->name_space = value;
         return true;
     case '3':
         return tool->json = true;
@@ -182,7 +195,7 @@ static int run(struct tool *tool, const char *name, const char *used)
     if (!command)
         return tool_error(tool, TOOL_USAGE, "usage", "there is no command \"%s\"; freshet --help has the list", name);
     for (; *used; used++)
-        if (strchr("xbsptawclqL", *used) && !strchr(command->options, *used))
+        if (strchr("xbsptawclqLTN", *used) && !strchr(command->options, *used))
             return tool_error(tool, TOOL_USAGE, "usage", "%s knows no option --%s", name, option_name(*used));
     if (tool->args_count < command->args_least)
         return tool_error(tool, TOOL_USAGE, "usage", "%s needs %s; see freshet --help", name,

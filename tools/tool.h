@@ -24,7 +24,9 @@ enum tool_status {
 /* The command line. */
 struct tool {
     const char *name, *dir, *url, *keyring; /* NULL: not given */
-    const char *like;
+    const char *like, *name_space;
+    const char *tags[FRESHET_TAGS_MAX];
+    int tags_count;
     bool json, hex, verbose, absent, repeat, quick, local, stale;
     bool ttl_given;
     uint32_t ttl_ms, bound_ms, partitions, deadline_ms; /* 0: not given */

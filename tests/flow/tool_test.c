@@ -114,7 +114,7 @@ static struct outcome run_tool(const void *in, size_t in_size, const char *const
 }
 
 #define WORDS_OF(...) ((const char *const[WORDS + 1]){__VA_ARGS__})
-#define TOOL(...) run_tool("", 0, WORDS_OF(__VA_ARGS__))
+#define TOOL(...)     run_tool("", 0, WORDS_OF(__VA_ARGS__))
 
 /* Expect a status, showing what was said when it is another. */
 static void expect_status(struct outcome outcome, int status)
@@ -260,6 +260,10 @@ TEST(every_kind_of_bad_usage_is_status_2_with_its_cause)
         {{"watch"}, "--url and --keyring"},
         {{"bench", "everything"}, "not \"everything\""},
         {{"ls", "--such"}, "such"},
+        {{"invalidate"}, "needs keys, or --tag"},
+        {{"invalidate", "k", "--tag", "red"}, "not both"},
+        {{"get", "k", "--tag", "red"}, "no option --tag"},
+        {{"clear", "--tag", "red"}, "no option --tag"},
     };
 
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -432,6 +436,35 @@ TEST(ls_shows_what_is_served_and_why_the_rest_is_not)
     list = TOOL("-d", dir, "ls", "none:");
     expect_status(list, 1);
     EXPECT_EQ(list.out_size, 0);
+    freshet_close(app);
+}
+
+TEST(tags_and_namespaces_by_the_tool)
+{
+    const char *dir = fresh_dir();
+    freshet *app = host_solo(dir, 0);
+    struct outcome list;
+
+    expect_status(TOOL("-d", dir, "put", "a", "1", "--tag", "red", "--tag", "blue", "--namespace", "shop"), 0);
+    expect_status(TOOL("-d", dir, "put", "b", "2", "--tag", "red"), 0);
+    expect_status(TOOL("-d", dir, "put", "c", "3", "--namespace", "shop"), 0);
+    expect_status(TOOL("-d", dir, "put", "d", "4"), 0);
+    list = TOOL("-d", dir, "--json", "ls", "--tag", "red");
+    expect_status(list, 0);
+    EXPECT_EQ(json_lines(list.out), 2);
+    list = TOOL("-d", dir, "--json", "ls", "--tag", "red", "--namespace", "shop");
+    EXPECT(json_lines(list.out) == 1 && has(list.out, "\"tags\": [\""));
+    expect_status(TOOL("-d", dir, "ls", "--tag", "green"), 1);
+    list = TOOL("-d", dir, "ls");
+    EXPECT(has(list.out, "TAGS") && has(list.out, "     3  "));
+    expect_status(TOOL("-d", dir, "invalidate", "--tag", "green", "--tag", "red"), 0);
+    EXPECT(host_get(app, "a", NULL, 0) == FRESHET_MISS && host_get(app, "b", NULL, 0) == FRESHET_MISS);
+    EXPECT(host_gets(app, "c", "3") && host_gets(app, "d", "4"));
+    expect_status(TOOL("-d", dir, "clear", "--namespace", "shop"), 0);
+    EXPECT(host_get(app, "c", NULL, 0) == FRESHET_MISS && host_gets(app, "d", "4"));
+    list = TOOL("-d", dir, "--json", "stat");
+    EXPECT_EQ(json_number(list.out, "tag_changes"), 3);
+    EXPECT_EQ(json_number(list.out, "tag_fences"), 3);
     freshet_close(app);
 }
 

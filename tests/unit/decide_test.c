@@ -165,6 +165,11 @@ TEST(a_frame_is_ours_only_in_its_cache_and_partition)
     EXPECT_EQ(receive_judge(body, size, cache, 0, 2, &got),
               RECEIVE_FOREIGN); /* of two partitions a key is in the other */
     EXPECT_EQ(receive_judge(body, size - 1, cache, 0, 1, &got), RECEIVE_GARBLED);
+    frame.kind = FRAME_TAGS; /* tags are of all partitions */
+    size = frame_encode(&frame, body, sizeof body);
+    EXPECT(size > 0);
+    EXPECT_EQ(receive_judge(body, size, cache, 0, 2, &got), RECEIVE_GOOD);
+    EXPECT_EQ(receive_judge(body, size, cache, 1, 2, &got), RECEIVE_FOREIGN);
     cache[0]++;
     EXPECT_EQ(receive_judge(body, size, cache, 0, 1, &got), RECEIVE_FOREIGN);
 }
@@ -247,6 +252,69 @@ TEST(a_record_lives_until_its_expiry_and_the_clear)
     EXPECT(store_lives(&record, 0, 1));
     record.state = STORED_TOMBSTONE;
     EXPECT(!store_lives(&record, 0, 1));
+}
+
+TEST(the_table_of_tags_is_asked_only_where_this_host_may_not_have_heard)
+{
+    struct stored_head head = {.epoch = 5, .position = 100, .newest_tag = 60};
+    struct remote_record record = {.epoch = 5, .as_of = 100, .born = 50, .tag_count = 1};
+    struct remote_part page = {.epoch = 5, .floor = 40, .applied = 80};
+
+    EXPECT(!store_tags_matter(&head, &record, &page)); /* all from 40 to 80 is in our fences */
+    page.floor = 50;
+    EXPECT(!store_tags_matter(&head, &record, &page));
+    page.floor = 51; /* a tag may have changed at 51, before we joined */
+    EXPECT(store_tags_matter(&head, &record, &page));
+    record.born = 60;
+    EXPECT(!store_tags_matter(&head, &record, &page)); /* but none has since it was born */
+    record.born = 59;
+    EXPECT(!store_tags_matter(&head, &record, &page));
+    page.applied = 59; /* the newest has not come to us yet */
+    EXPECT(store_tags_matter(&head, &record, &page));
+    page.applied = 60;
+    EXPECT(!store_tags_matter(&head, &record, &page));
+    page.applied = 0;
+    record.tag_count = 0;
+    EXPECT(!store_tags_matter(&head, &record, &page));
+}
+
+static struct resp integer(long long number)
+{
+    return (struct resp){.type = RESP_INTEGER, .integer = number};
+}
+
+/* A table whose word 0 is `whole`, and the words of two tags. */
+static bool stands(long long whole, long long one, long long two)
+{
+    struct stored_head head = {.epoch = 5, .position = 100, .newest_tag = 60};
+    struct remote_record record = {.epoch = 5, .as_of = 100, .born = 50, .tag_count = 2};
+    struct resp items[] = {integer(whole), integer(one), integer(two)};
+    struct resp *of[] = {&items[0], &items[1], &items[2]};
+    struct resp reply = {.type = RESP_ARRAY, .count = 3, .items = of};
+
+    return store_tags_stand(&reply, &head, &record);
+}
+
+TEST(a_record_stands_when_no_tag_of_its_own_changed_and_the_table_is_whole)
+{
+    struct stored_head head = {.position = 100, .newest_tag = 60};
+    struct remote_record record = {.born = 50, .tag_count = 2};
+    struct resp number = integer(60), word = text("60");
+    struct resp *two[] = {&number, &number}, *odd[] = {&number, &word, &word}, *nil[] = {&number, NULL, NULL};
+    struct resp reply = {.type = RESP_ARRAY, .count = 2, .items = two};
+
+    EXPECT(stands(60, 0, 50));
+    EXPECT(stands(60, 50, 50) && stands(110, 50, 0)); /* more may have changed since the head was read */
+    EXPECT(!stands(60, 51, 0) && !stands(60, 0, 51));
+    EXPECT(!stands(59, 0, 0) && !stands(0, 0, 0)); /* lost, or a server that lags */
+    EXPECT(!stands(100 + (1ll << 31) + 1, 0, 0));  /* of another history */
+    EXPECT(!stands(-1, 0, 0) && !stands(60, -1, 0) && !stands(60, 0, INT64_MIN));
+    EXPECT(!store_tags_stand(&reply, &head, &record)); /* too few */
+    reply = (struct resp){.type = RESP_ARRAY, .count = 3, .items = odd};
+    EXPECT(!store_tags_stand(&reply, &head, &record));
+    reply.items = nil;
+    EXPECT(!store_tags_stand(&reply, &head, &record));
+    EXPECT(!store_tags_stand(&number, &head, &record) && !store_tags_stand(NULL, &head, &record));
 }
 
 /* ---- admission ---- */

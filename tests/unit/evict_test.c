@@ -55,6 +55,27 @@ TEST(a_record_that_the_history_has_passed_is_void)
     control_close(&control);
 }
 
+TEST(a_record_whose_tag_changed_is_void)
+{
+    struct control control;
+    struct record record = record_at(100, 50);
+    struct key key;
+    int64_t now = clock_boot_ns();
+
+    page_make(&control);
+    key_make(&key, &control.space, "k", 1);
+    record.tag_count = 2;
+    record.tags[0] = 1;
+    record.tags[1] = 2;
+    control_raise(control_tag_fence(&control, key.partition, 2), 50);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    control_raise(control_tag_fence(&control, key.partition, 2), 51);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_VOID);
+    record.tag_count = 1;
+    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    control_close(&control);
+}
+
 TEST(another_partitions_history_voids_nothing)
 {
     struct control control;

@@ -2,7 +2,8 @@
 #include <bytes.h>
 #include <key.h>
 #include <stdio.h>
-#include <test.h>
+#include <tags.h>
+#include <vectors.h>
 
 /* SipHash-2-4-128 under the key 00 01 .. 0f of the messages "", 00, 00 01, ... : the reference implementation's own. */
 static const char *const vectors[64] = {
@@ -173,4 +174,44 @@ TEST(a_space_for_hashing_alone_needs_no_tables)
     key_space_name(&space, "orders");
     key_make(&key, &space, "k", 1);
     EXPECT_EQ(key.partition, 0);
+}
+
+TEST(tags_and_namespaces_hash_as_the_page_says)
+{
+    struct vector tag = vector_of("tag hash"), space_hash = vector_of("namespace hash");
+    struct key_space space = space_of("orders", 1), users = space_of("users", 1);
+    uint8_t hash[16];
+    struct key key;
+
+    key_tag(&space, false, "region:eu", 9, hash);
+    EXPECT(vector_is(&tag, hash, 16));
+    EXPECT_EQ(key_tag_number(hash), bytes_get64(tag.bytes));
+    key_tag(&space, true, "shop", 4, hash);
+    EXPECT(vector_is(&space_hash, hash, 16));
+    key_tag(&space, true, "region:eu", 9, hash);
+    EXPECT(!vector_is(&tag, hash, 16));
+    key_make(&key, &space, "region:eu", 9);
+    EXPECT(!vector_is(&tag, key.hash, 16));
+    key_tag(&users, false, "region:eu", 9, hash);
+    EXPECT(!vector_is(&tag, hash, 16));
+}
+
+TEST(no_entry_gets_more_tags_than_a_record_holds)
+{
+    static const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h", "i",
+                                        "j", "k", "l", "m", "n", "o", "p", "q"};
+    struct key_space space = space_of("orders", 1);
+    struct tags tags;
+
+    EXPECT_EQ(tags_take(&tags, &space, NULL, 0, NULL), FRESHET_OK);
+    EXPECT_EQ(tags.count, 0);
+    EXPECT_EQ(tags_take(&tags, &space, names, 17, NULL), FRESHET_EINVAL);
+    EXPECT_EQ(tags_take(&tags, &space, NULL, 1, NULL), FRESHET_EINVAL);
+    EXPECT_EQ(tags_take(&tags, &space, names, 16, "space"), FRESHET_OK);
+    EXPECT_EQ(tags.count, RECORD_TAGS_MAX);
+    EXPECT_EQ(tags_add(&tags, &space, "q"), FRESHET_EINVAL);
+    EXPECT_EQ(tags.count, RECORD_TAGS_MAX);
+    EXPECT_EQ(tags_take(&tags, &space, names, 15, NULL), FRESHET_OK);
+    EXPECT_EQ(tags_add(&tags, &space, "q"), FRESHET_OK);
+    EXPECT_EQ(tags_add(&tags, &space, "r"), FRESHET_EINVAL); /* the place left is a namespace's */
 }

@@ -676,6 +676,26 @@ TEST(what_was_confirmed_is_remembered_for_a_while)
     EXPECT_EQ(control_outbox_recent_clears(&page, 1, -5), 0);
 }
 
+TEST(tags_are_remembered_apart_from_keys)
+{
+    uint8_t hashes[8][16];
+    uint16_t slot;
+
+    page_make();
+    done(added(1), 10);
+    EXPECT(control_outbox_add(&page, 1, OUTBOX_TAG, hash_of(2), 1, &slot));
+    EXPECT(!pending(1)); /* a key of the partition is no tag */
+    done(slot, 11);
+    EXPECT(control_outbox_add(&page, 2, OUTBOX_TAG, hash_of(3), 1, &slot));
+    done(slot, 12);
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_KEY, 60000, 8, hashes), 1);
+    EXPECT(memcmp(hashes[0], hash_of(1)[0], 16) == 0);
+    EXPECT_EQ(control_outbox_recent(&page, 1, OUTBOX_TAG, 60000, 8, hashes), 1);
+    EXPECT(memcmp(hashes[0], hash_of(2)[0], 16) == 0);
+    EXPECT_EQ(control_outbox_recent(&page, 2, OUTBOX_TAG, 60000, 8, hashes), 1);
+    EXPECT_EQ(control_outbox_recent_clears(&page, 1, 60000), 0);
+}
+
 static void an_epoch_comes(void)
 {
     atomic_store(&page.parts[1].epoch, 8);

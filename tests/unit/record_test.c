@@ -21,17 +21,18 @@ static bool same(const struct record *a, const struct record *b)
 {
     return a->kind == b->kind && a->epoch == b->epoch && a->as_of == b->as_of && a->born == b->born &&
            a->version == b->version && a->writer == b->writer && a->source_version == b->source_version &&
-           a->expires_ns == b->expires_ns && a->key_size == b->key_size && a->value_size == b->value_size;
+           a->expires_ns == b->expires_ns && a->key_size == b->key_size && a->value_size == b->value_size &&
+           a->tag_count == b->tag_count && memcmp(a->tags, b->tags, a->tag_count * sizeof *a->tags) == 0;
 }
 
 /* Does this record, written down, come back? */
 static bool comes_back(struct record record, uint64_t limit)
 {
-    uint8_t bytes[RECORD_HEAD_SIZE];
+    uint8_t bytes[RECORD_HEAD_MOST];
     struct record back = {0}, untouched = {0};
 
     record_encode(&record, bytes);
-    if (!record_decode(&back, bytes, sizeof bytes, limit)) {
+    if (!record_decode(&back, bytes, record_head_size(&record), limit)) {
         EXPECT(same(&back, &untouched));
         return false;
     }
@@ -65,6 +66,28 @@ TEST(every_single_bit_is_checked)
         bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
     EXPECT(record_decode(&back, bytes, sizeof bytes, LIMIT));
+}
+
+TEST(tags_are_a_part_of_the_head)
+{
+    uint8_t bytes[RECORD_HEAD_MOST];
+    struct record record = sample, back;
+
+    for (record.tag_count = 0; record.tag_count <= RECORD_TAGS_MAX; record.tag_count++) {
+        for (uint32_t i = 0; i < record.tag_count; i++)
+            record.tags[i] = 0x0123456789abcdef * (i + 1);
+        EXPECT(comes_back(record, LIMIT));
+        record_encode(&record, bytes);
+        for (size_t size = 0; size < record_head_size(&record); size++)
+            EXPECT(!record_decode(&back, bytes, size, LIMIT));
+        for (unsigned bit = 0; bit < 8 * record_head_size(&record); bit++) {
+            bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+            EXPECT(!record_decode(&back, bytes, sizeof bytes, LIMIT));
+            bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        }
+    }
+    bytes[6] = RECORD_TAGS_MAX + 1;
+    EXPECT(!record_decode(&back, bytes, sizeof bytes, LIMIT));
 }
 
 TEST(noise_is_no_head)

@@ -107,6 +107,62 @@ TEST(what_was_born_before_a_clear_is_void)
     EXPECT_EQ(judge(record), SERVABLE);
 }
 
+TEST(what_was_born_before_a_change_of_its_tag_is_void)
+{
+    struct record record = good;
+
+    page_make(true);
+    record.tag_count = 2;
+    record.tags[0] = 7;
+    record.tags[1] = 0xabcdef0000000fff;
+    EXPECT_EQ(judge(record), SERVABLE);
+    for (uint32_t i = 0; i < 2; i++) {
+        (void)control_raise(control_tag_fence(&page, key.partition, record.tags[i]), 90);
+        EXPECT_EQ(judge(record), SERVABLE);
+        (void)control_raise(control_tag_fence(&page, key.partition, record.tags[i]), 91 + i);
+        EXPECT_EQ(judge(record), VOID_TAG); /* however new its as-of */
+        EXPECT_EQ(judge(good), SERVABLE);   /* it has no tags */
+        record.born = 91 + i;
+        EXPECT_EQ(judge(record), SERVABLE);
+    }
+    (void)control_raise(control_tag_fence(&page, key.partition, 8), 100);     /* another tag's */
+    (void)control_raise(control_tag_fence(&page, 1 - key.partition, 7), 100); /* another partition's */
+    EXPECT_EQ(judge(record), SERVABLE);
+    record.tag_count = 1;
+    (void)control_raise(control_tag_fence(&page, key.partition, 0xfff), 100); /* the tag that it has no more */
+    EXPECT_EQ(judge(record), SERVABLE);
+    EXPECT(strcmp(verdict_name(VOID_TAG), "tag") == 0);
+}
+
+TEST(what_has_a_tag_in_the_outbox_is_not_served)
+{
+    uint8_t hash[1][16] = {{7, 0, 0, 0, 0, 0, 0, 1}};
+    struct record record = good;
+    uint16_t slot;
+
+    page_make(true);
+    record.tag_count = 2;
+    record.tags[0] = 9;
+    record.tags[1] = 0x0100000000000007;
+    EXPECT(control_outbox_add(&page, key.partition, OUTBOX_TAG, (const uint8_t(*)[16])hash, 1, &slot));
+    EXPECT_EQ(judge(record), VOID_PENDING);
+    EXPECT_EQ(judge(good), SERVABLE);
+    control_outbox_queue(&page, &slot, 1);
+    EXPECT_EQ(judge(record), VOID_PENDING);
+    record.tags[1]++; /* another tag, be it of the same slot of the fences or not */
+    EXPECT_EQ(judge(record), SERVABLE);
+    record.tags[1] = 0x0200000000000007;
+    EXPECT_EQ(judge(record), SERVABLE);
+    record.tags[1] = 0x0100000000000007;
+    EXPECT_EQ(control_outbox_take(&page, key.partition, OUTBOX_KEY, 1, NULL, &slot), 0);
+    EXPECT_EQ(control_outbox_take(&page, key.partition, OUTBOX_TAG, 1, NULL, &slot), 1);
+    EXPECT_EQ(judge(record), VOID_PENDING); /* on its way */
+    control_outbox_done(&page, &slot, 1, 0);
+    EXPECT_EQ(judge(record), SERVABLE);
+    EXPECT(control_outbox_add(&page, 1 - key.partition, OUTBOX_TAG, (const uint8_t(*)[16])hash, 1, &slot));
+    EXPECT_EQ(judge(record), SERVABLE); /* another partition's */
+}
+
 TEST(what_waits_in_the_outbox_is_not_served)
 {
     uint16_t slot;

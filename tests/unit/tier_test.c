@@ -210,6 +210,38 @@ TEST(what_is_written_is_read_back_at_every_edge_of_size)
     tier_close(tier);
 }
 
+TEST(tags_stand_beside_values_of_every_size)
+{
+    static const size_t sizes[] = {0, 1, 3838, 3839, 3840, 3841, 3847, 3848, 3849, 3999, 4000, 8000, 100000};
+    static uint8_t value[100000];
+    struct tier *tier = tier_at(fresh_dir(), 16 * MIB);
+    struct record got;
+    freshet_buf buf = {0};
+    struct key key;
+
+    key_make(&key, &space, "k", 1);
+    bytes_fill(value, sizeof value, 3);
+    for (uint32_t tags = 0; tags <= RECORD_TAGS_MAX; tags++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            struct record record = record_for(&key, sizes[i], 5);
+            struct tier_txn *txn;
+
+            record.tag_count = tags;
+            for (uint32_t t = 0; t < tags; t++)
+                record.tags[t] = 1000 * t + i;
+            EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+            EXPECT_EQ(tier_write(txn, &key, &record, value), FRESHET_OK);
+            EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+            EXPECT_EQ(tier_read(tier, &key, &got, &buf), FRESHET_OK);
+            EXPECT(buf.size == sizes[i] && memcmp(buf.data, value, sizes[i]) == 0);
+            EXPECT_EQ(got.tag_count, tags);
+            EXPECT(memcmp(got.tags, record.tags, tags * sizeof *got.tags) == 0);
+            EXPECT_EQ(records_in(tier), 1);
+        }
+    freshet_buf_free(&buf);
+    tier_close(tier);
+}
+
 TEST(a_shorter_record_leaves_no_rows_of_its_predecessor)
 {
     static const size_t sizes[] = {100000, 10, 50000, 50001, 49000, 0, 4000, 3000, 1000000, 7};

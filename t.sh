@@ -1,1 +1,0 @@
-cd /tmp/w/s1/tests/sim && clang-format-14 -i *.c *.h && gcc -std=c17 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wno-sign-conversion -Wformat=2 -Wundef -fno-common -Werror -O2 -I. $(pkg-config --cflags lua5.1) -c *.c -o /dev/null 2>&1
