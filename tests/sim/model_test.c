@@ -691,10 +691,10 @@ TEST_LONG(commands_answer_as_in_redis, 300)
 static const struct {
     const char *name, *keys, *args;
 } shapes[] = {
-    {"change", "hlR", "cpmKsn"},   {"change", "hl", "cpmCsn"},    {"change", "hlt", "cpMGsn"},
-    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebng"}, {"ticket", "hrt", "cn"},
-    {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaN"},     {"leave", "o", "cH"},
-    {"guard", "hlr", "cpmBdwsn"},  {"guard", "hlrR", "cpmEdqsn"}, {"hold", "hr", "cdwq"},
+    {"change", "hlR", "cpmKsn"},   {"change", "hl", "cpmCsn"},     {"change", "hlt", "cpMGsn"},
+    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebngU"}, {"ticket", "hrt", "cn"},
+    {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaN"},      {"leave", "o", "cH"},
+    {"guard", "hlr", "cpmBdwsn"},  {"guard", "hlrR", "cpmEdqsn"},  {"hold", "hr", "cdwq"},
 };
 
 /* A script's text as both get it: first of all it says which moment this is. */
@@ -864,6 +864,9 @@ static void word_script_argument(struct words *words, char kind, const uint8_t *
         break;
     case 'w':
         word_format(words, "%u", (unsigned)(one_in(2) ? 1 + roll(9) : roll(600010)));
+        break;
+    case 'U':
+        word_format(words, "%llu", (unsigned long long)((uint64_t)now_us + roll(90000000) - 10000000));
         break;
     case 'q':
         word(words, memcpy(take(8), head + 4, 8), 8);
