@@ -39,7 +39,7 @@ static void replica_of(struct redis *replica, const struct redis *master)
     EXPECT(test_until(strstr(redis_do(replica, "INFO replication"), "master_link_status:up"), 20000));
 }
 
-static freshet *join(struct scene *scene)
+static freshet *join(const char *url)
 {
     freshet_join_options join = FRESHET_INIT(freshet_join_options);
     freshet_options options = FRESHET_INIT(freshet_options);
@@ -52,7 +52,7 @@ static freshet *join(struct scene *scene)
     join.keyring = host_keyring();
     join.allow_evicting_redis = true;
     EXPECT_EQ(freshet_open(&cache, &options), FRESHET_OK);
-    EXPECT(freshet_join(cache, scene->address.url, &join) >= 0);
+    EXPECT(freshet_join(cache, url, &join) >= 0);
     EXPECT(test_until(host_proven(cache), 10000));
     return cache;
 }
@@ -76,8 +76,8 @@ static void begin(struct scene *scene, bool replica, const char *const *more)
     snprintf(scene->link, sizeof scene->link, "%s/master", fresh_dir());
     snprintf(scene->address.url, sizeof scene->address.url, "unix://%s", scene->link);
     address_leads_to(scene, &scene->first);
-    scene->a = join(scene);
-    scene->b = join(scene);
+    scene->a = join(scene->address.url);
+    scene->b = join(scene->address.url);
     history_reader_begin(&scene->readers[0], scene->history, scene->a, true);
     history_reader_begin(&scene->readers[1], scene->history, scene->b, false);
     EXPECT(work(scene, 300) > 5);
@@ -155,6 +155,36 @@ TEST(a_promoted_replica_that_lacks_the_last_writes)
     for (int i = 0; i < 20; i++) { /* its record is there, and void */
         EXPECT(!host_gets(scene.a, "lost", "old") && !host_gets(scene.b, "lost", "old"));
         test_pause();
+    }
+    end(&scene);
+}
+
+/* Two masters for a while: what the one that loses has confirmed must reach the hosts that were with the other, where it
+ * was loaded meanwhile, before the change. */
+TEST(what_the_losing_master_confirmed_last_is_sent_to_the_winning_one)
+{
+    const char *const keys[] = {"split", "cleared"};
+    struct scene scene;
+    freshet *early;
+
+    begin(&scene, true, NULL);
+    for (int clear = 0; clear < 2; clear++) {
+        struct redis *from = clear ? &scene.second : &scene.first, *to = clear ? &scene.first : &scene.second;
+        freshet_buf buf = {0};
+
+        (void)redis_do(to, "REPLICAOF NO ONE");
+        early = join(to->url);
+        EXPECT_EQ(freshet_load(early, keys[clear], strlen(keys[clear]), NULL, host_loader, "old", &buf, NULL),
+                  FRESHET_OK);
+        freshet_buf_free(&buf);
+        EXPECT(test_until(host_gets(early, keys[clear], "old"), 5000));
+        EXPECT_EQ(clear ? freshet_clear(scene.a, NULL, NULL) : host_invalidate(scene.a, keys[clear]), FRESHET_OK);
+        address_leads_to(&scene, to);
+        replica_of(from, to);
+        (void)work(&scene, 300);
+        expect_well(&scene);
+        EXPECT(test_until(!host_gets(early, keys[clear], "old"), 5000));
+        freshet_close(early);
     }
     end(&scene);
 }
