@@ -8,6 +8,7 @@
 #include "hold.h"
 
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define BOUND 1000
@@ -199,6 +200,52 @@ static void queue_and_die(struct scene *scene)
     pause_redis(scene);
     EXPECT(read(told[0], &done, 1) == 1 && done == 'q');
     test_kill(child, SIGKILL);
+}
+
+static const char *mortal_point;
+
+static void mortal_hook(const char *point)
+{
+    if (strcmp(point, mortal_point) == 0)
+        (void)kill(getpid(), SIGKILL);
+}
+
+/* From the slot's claim on, through sending, to the moment after Redis's answer. */
+TEST(a_process_killed_anywhere_in_its_change_leaves_no_old_answer)
+{
+    static const char *const points[] = {"outbox_covered", "outbox_filled", "confirmed", "outbox_remembered",
+                                         "outbox_freed"};
+    struct scene scene;
+
+    begin(&scene);
+    for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
+        siginfo_t info;
+        pid_t child;
+
+        EXPECT_EQ(host_put(scene.a, "k", "old"), FRESHET_OK);
+        warm(scene.b, "k", "old");
+        mortal_point = points[i];
+        child = test_fork();
+        if (child == 0) {
+            freshet *own = host_join(scene.dir, &scene.redis, BOUND);
+
+            step_hook = mortal_hook;
+            (void)host_invalidate(own, "k");
+            test_child_done();
+        }
+        EXPECT(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
+        EXPECT(info.si_code == CLD_KILLED);
+        test_kill(child, SIGKILL); /* it has done so itself; this buries it */
+        /* Before "filled" nothing had been begun.  From then on the key is hidden here, at once and until it is sent. */
+        for (int n = 0; i > 1 && n < 20; n++) {
+            EXPECT(!gets_that(scene.a, "k", "old"));
+            test_pause();
+        }
+        EXPECT(test_until(stats_of(scene.a).outbox == 0, 10000));
+        if (i > 1)
+            EXPECT(test_until(!gets_that(scene.b, "k", "old"), 10000));
+    }
+    end(&scene);
 }
 
 TEST(a_sibling_sends_what_a_killed_process_had_queued)
