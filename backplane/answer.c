@@ -12,7 +12,7 @@ static const struct {
 } statuses[] = {
     {"OK", ANSWER_OK},     {"OUTDATED", ANSWER_OUTDATED}, {"REFUSED", ANSWER_REFUSED},   {"RECORD", ANSWER_RECORD},
     {"WAIT", ANSWER_WAIT}, {"TICKET", ANSWER_TICKET},     {"CONFLICT", ANSWER_CONFLICT}, {"GUARDED", ANSWER_GUARDED},
-    {"FULL", ANSWER_FULL},
+    {"FULL", ANSWER_FULL}, {"CURRENT", ANSWER_CURRENT},   {"NONE", ANSWER_NONE},
 };
 
 static bool is_text(const struct resp *item)

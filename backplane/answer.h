@@ -27,6 +27,8 @@ enum answer_status {
     ANSWER_TICKET,
     ANSWER_GUARDED,
     ANSWER_FULL,
+    ANSWER_CURRENT,
+    ANSWER_NONE,
     ANSWER_CONFLICT /* the fleet was made with other values; the rest has them */
 };
 

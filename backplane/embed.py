@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 import sys
 
-SCRIPTS = ["change", "put", "ticket", "fill", "report", "leave", "guard", "hold"]
+SCRIPTS = ["change", "put", "ticket", "fill", "report", "leave", "guard", "hold", "wait", "latest"]
 
 
 def c_bytes(data):

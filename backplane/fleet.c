@@ -421,6 +421,7 @@ static void fleet_free(struct fleet *fleet)
     pthread_cond_destroy(&fleet->news);
     pthread_mutex_destroy(&fleet->lock);
     pthread_mutex_destroy(&fleet->receive.lock);
+    strong_fini(&fleet->strong);
     free(fleet);
 }
 
@@ -437,6 +438,7 @@ static freshet_result fleet_make(struct fleet **ret_fleet, struct remote_host *h
     pthread_mutex_init(&fleet->lock, NULL);
     pthread_mutex_init(&fleet->receive.lock, NULL);
     guards_init(&fleet->guards);
+    strong_init(&fleet->strong);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&fleet->news, &attributes);
@@ -517,20 +519,9 @@ static freshet_result fleet_launch(struct fleet *fleet, freshet *cache, bool *re
 }
 
 /* Tell the registry that this host serves nothing any more. */
-static void fleet_say_goodbye(struct fleet *fleet)
+static void fleet_say_goodbye(struct fleet *fleet, bool others)
 {
-    int64_t deadline = fleet_now_ns() + FLEET_LEAVE_MS * FLEET_NS_PER_MS;
-
-    for (uint32_t p = 0; p < fleet->facts.partitions && !lines_away(fleet->lines); p++) {
-        uint8_t context[FLEET_CONTEXT_SIZE];
-        const char *argv[] = {fleet->names[p].hosts, (const char *)context, (const char *)fleet->facts.host_id};
-        size_t sizes[] = {strlen(argv[0]), sizeof context, sizeof fleet->facts.host_id};
-        struct resp *reply = NULL;
-
-        fleet_context(fleet, 0, 0, context);
-        (void)lines_script(fleet->lines, SCRIPT_LEAVE, 1, 3, argv, sizes, deadline, &reply, NULL);
-        resp_free(reply);
-    }
+    strong_leave(fleet, others, fleet_now_ns() + FLEET_LEAVE_MS * FLEET_NS_PER_MS);
 }
 
 static void fleet_close(void *remote)
@@ -544,7 +535,7 @@ static void fleet_close(void *remote)
     if (remote_seat(fleet->host, NULL) == fleet->writer)
         (void)remote_seat_take(fleet->host, fleet->writer, 0);
     if (remote_processes(fleet->host) <= 1)
-        fleet_say_goodbye(fleet);
+        fleet_say_goodbye(fleet, false);
     if (ended)
         fleet_free(fleet);
     else
@@ -650,7 +641,7 @@ static freshet_result join_prepare(struct fleet *fleet, int64_t deadline_ns)
         return result;
     if (!remote_claim_fleet(fleet->host, fleet->id)) {
         if (result == FRESHET_OK)
-            fleet_say_goodbye(fleet);
+            fleet_say_goodbye(fleet, true);
         return remote_fail(FRESHET_EBUSY, "other processes have joined this tier to another fleet");
     }
     /* Insist on what this host knows, unless siblings are proven elsewhere: then it is we who found the wrong

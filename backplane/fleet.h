@@ -24,6 +24,7 @@
 #include <seat.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <strong.h>
 #include <time.h>
 #include <url.h>
 
@@ -33,7 +34,7 @@
 #define FLEET_NS_PER_MS         1000000LL
 #define FLEET_STALENESS_MOST_MS 600000u /* freshet.h: the limit of max_staleness_ms */
 #define FLEET_REMEDY                                                                                                   \
-    "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time"
+    "~freshet:* &freshet:* +@read +@write +@pubsub +@scripting +@connection -@dangerous +info +time +wait"
 
 /* A partition's names in Redis. */
 struct fleet_names {
@@ -66,11 +67,12 @@ struct fleet {
     /* any thread */
     _Atomic uint64_t counter; /* of our frames */
     _Atomic uint32_t
-        max_staleness_ms; /* the fleet's, once a report told it: who reports first after a FLUSHALL fixes it */
-    _Atomic bool silent;  /* the loop's own connection does not get answers */
-    _Atomic bool lost;    /* the loop's descriptors were closed behind our back */
-    pthread_mutex_t lock; /* guards `loop`; never held while waiting for Redis */
-    pthread_cond_t news;  /* something was proven */
+        max_staleness_ms;        /* the fleet's, once a report told it: who reports first after a FLUSHALL fixes it */
+    struct strong_memory strong; /* what is known of the registries of hosts */
+    _Atomic bool silent;         /* the loop's own connection does not get answers */
+    _Atomic bool lost;           /* the loop's descriptors were closed behind our back */
+    pthread_mutex_t lock;        /* guards `loop`; never held while waiting for Redis */
+    pthread_cond_t news;         /* something was proven */
     struct loop *loop;
     _Atomic bool looks; /* who woke the loop wants it to look for changes, too */
     struct guards guards;

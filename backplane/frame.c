@@ -30,7 +30,7 @@ size_t frame_encode(const struct frame *frame, uint8_t *body, size_t capacity)
 {
     size_t size = FRAME_BODY_HEAD + (size_t)16 * frame->count;
 
-    if (!frame_makes_sense(frame->kind, frame->count) || capacity < size)
+    if (!frame_makes_sense(frame->kind, frame->count) || (frame->flags & ~FRAME_LOOK) || capacity < size)
         return 0;
     body[0] = FRAME_FORMAT;
     body[1] = frame->kind;
@@ -41,7 +41,7 @@ size_t frame_encode(const struct frame *frame, uint8_t *body, size_t capacity)
     bytes_put64(body + 36, frame->counter);
     bytes_put64(body + 44, frame->source_version);
     bytes_put16(body + 52, frame->count);
-    bytes_put16(body + 54, 0);
+    bytes_put16(body + 54, frame->flags);
     if (frame->count > 0)
         memcpy(body + FRAME_BODY_HEAD, frame->hashes, (size_t)16 * frame->count);
     return size;
@@ -51,7 +51,7 @@ bool frame_decode(struct frame *ret_frame, const uint8_t *body, size_t size)
 {
     uint16_t count;
 
-    if (size < FRAME_BODY_HEAD || body[0] != FRAME_FORMAT || bytes_get16(body + 54) != 0)
+    if (size < FRAME_BODY_HEAD || body[0] != FRAME_FORMAT || (bytes_get16(body + 54) & ~FRAME_LOOK))
         return false;
     count = bytes_get16(body + 52);
     if (!frame_makes_sense(body[1], count) || size != FRAME_BODY_HEAD + (size_t)16 * count)
@@ -64,6 +64,7 @@ bool frame_decode(struct frame *ret_frame, const uint8_t *body, size_t size)
         .counter = bytes_get64(body + 36),
         .source_version = bytes_get64(body + 44),
         .count = count,
+        .flags = bytes_get16(body + 54),
         .hashes = count > 0 ? (const uint8_t(*)[16])(body + FRAME_BODY_HEAD) : NULL,
     };
     memcpy(ret_frame->cache, body + 4, 16);

@@ -23,6 +23,9 @@
 
 enum frame_kind { FRAME_INVALIDATE = 1, FRAME_PUT = 2, FRAME_CLEAR = 3, FRAME_TAGS = 4 };
 
+/* The writer waits: whoever hears it tells the fleet at once that its fences are up. */
+#define FRAME_LOOK 1u
+
 struct frame {
     uint8_t kind;      /* enum frame_kind */
     uint8_t cache[16]; /* hash of the cache's name: remote_hash(name, name, size) */
@@ -32,6 +35,7 @@ struct frame {
     uint64_t counter;        /* of that writer; audit only */
     uint64_t source_version; /* 0: none */
     uint16_t count;
+    uint16_t flags;              /* FRAME_LOOK */
     const uint8_t (*hashes)[16]; /* of keys, or of tags; decode: into the body given */
 };
 

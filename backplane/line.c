@@ -29,12 +29,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINES_IDLE        64u                 /* connections kept */
-#define LINES_IDLE_NS     (60 * 1000000000ll) /* and for how long */
-#define LINES_LEAVE_NS    (100 * 1000000ll)   /* a server that became a replica is left no more often than that */
-#define LINE_SLICE_NS     (20 * 1000000ll)    /* how long a blocking recv lasts at most */
-#define LINE_CHUNK        16384u
-#define LINES_PATIENCE_NS (250 * 1000000ll) /* a connect given up sooner says more about the caller than about Redis */
+#define LINES_IDLE          64u                 /* connections kept */
+#define LINES_IDLE_NS       (60 * 1000000000ll) /* and for how long */
+#define LINES_LEAVE_NS      (100 * 1000000ll)   /* a server that became a replica is left no more often than that */
+#define LINE_SLICE_NS       (20 * 1000000ll)    /* how long a blocking recv lasts at most */
+#define LINE_CHUNK          16384u
+#define LINES_WAIT_SLACK_NS (50 * 1000000ll)  /* for the answer to a WAIT whose time is over */
+#define LINES_PATIENCE_NS   (250 * 1000000ll) /* to give up a connect sooner says more of the caller than of Redis */
 
 struct line {      /* a connection */
     atomic_int fd; /* -1: none */
@@ -560,9 +561,31 @@ static bool lines_leave(struct lines *lines)
     return leave;
 }
 
+/* WAIT for the replicas on a connection that has just been answered.  False: it is good for nothing any more. */
+static bool line_replicate(struct line *line, struct lines_replicas *replicas)
+{
+    int64_t left_ms = (replicas->deadline_ns - line_now()) / 1000000;
+    int64_t deadline_ns = replicas->deadline_ns + LINES_WAIT_SLACK_NS;
+    struct resp *reply = NULL;
+    char words[80];
+    int size;
+
+    /* In Redis a time of 0 would be for ever. */
+    size = snprintf(words, sizeof words, "WAIT %u %lld\r\n", replicas->wanted, left_ms > 0 ? (long long)left_ms : 1);
+    if (line_send(line, words, (size_t)size, deadline_ns) != LINE_WELL ||
+        line_hear(line, deadline_ns, &reply) != LINE_WELL)
+        return false;
+    if (reply->type == RESP_INTEGER && reply->integer > 0)
+        replicas->reached = reply->integer < UINT32_MAX ? (uint32_t)reply->integer : UINT32_MAX;
+    if (reply->type == RESP_ERROR)
+        remote_say(FRESHET_WARN, "Redis refuses WAIT: %.120s", reply->text);
+    resp_free(reply);
+    return true;
+}
+
 /* Send formatted bytes and hear one reply, on the pool's or a fresh connection. */
 static freshet_result lines_converse(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
-                                     struct resp **ret_reply, bool *ret_sent)
+                                     struct resp **ret_reply, bool *ret_sent, struct lines_replicas *replicas)
 {
     bool again = false;
 
@@ -588,7 +611,16 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
             continue;
         }
         if (fate == LINE_WELL) {
-            lines_give_back(lines, line);
+            bool fit = true;
+
+            if (replicas && (*ret_reply)->type != RESP_ERROR) {
+                replicas->answered_ns = line_now();
+                fit = replicas->wanted == 0 || line_replicate(line, replicas);
+            }
+            if (fit)
+                lines_give_back(lines, line);
+            else
+                lines_drop(lines, line);
             return FRESHET_OK;
         }
         lines_drop(lines, line);
@@ -598,8 +630,9 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
     }
 }
 
-freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
-                         int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent)
+static freshet_result lines_ask_replicated(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
+                                           int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent,
+                                           struct lines_replicas *replicas)
 {
     struct resp *reply = NULL;
     bool sent = false;
@@ -609,7 +642,7 @@ freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv,
 
     *ret_reply = NULL;
     if (result == FRESHET_OK)
-        result = lines_converse(lines, bytes, size, deadline_ns, &reply, &sent);
+        result = lines_converse(lines, bytes, size, deadline_ns, &reply, &sent, replicas);
     free(bytes);
     if (result == FRESHET_OK && reply->type == RESP_ERROR &&
         (result = greeting_refusal(reply, lines->url)) != FRESHET_OK) {
@@ -626,8 +659,15 @@ freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv,
     return result;
 }
 
-freshet_result lines_script(struct lines *lines, enum script script, int keys, int argc, const char *const *argv,
-                            const size_t *sizes, int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent)
+freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
+                         int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent)
+{
+    return lines_ask_replicated(lines, argc, argv, sizes, deadline_ns, ret_reply, ret_sent, NULL);
+}
+
+static freshet_result lines_run(struct lines *lines, enum script script, int keys, int argc, const char *const *argv,
+                                const size_t *sizes, int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent,
+                                struct lines_replicas *replicas)
 {
     const struct script_text *text = &script_texts[script];
     const char **all = malloc(((size_t)argc + 3) * sizeof *all);
@@ -649,15 +689,30 @@ freshet_result lines_script(struct lines *lines, enum script script, int keys, i
         all[i + 3] = argv[i];
         all_sizes[i + 3] = sizes ? sizes[i] : strlen(argv[i]);
     }
-    result = lines_ask(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent);
+    result = lines_ask_replicated(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent, replicas);
     if (result == FRESHET_OK && resp_is_error(*ret_reply, "NOSCRIPT")) {
         resp_free(*ret_reply);
         all[0] = "EVAL", all_sizes[0] = 4;
         all[1] = text->text, all_sizes[1] = text->size;
-        result = lines_ask(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent);
+        result = lines_ask_replicated(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent, replicas);
     }
 done:
     free(all);
     free(all_sizes);
     return result;
+}
+
+freshet_result lines_script(struct lines *lines, enum script script, int keys, int argc, const char *const *argv,
+                            const size_t *sizes, int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent)
+{
+    return lines_run(lines, script, keys, argc, argv, sizes, deadline_ns, ret_reply, ret_sent, NULL);
+}
+
+freshet_result lines_script_replicated(struct lines *lines, enum script script, int keys, int argc,
+                                       const char *const *argv, const size_t *sizes, int64_t deadline_ns,
+                                       struct resp **ret_reply, struct lines_replicas *replicas)
+{
+    replicas->answered_ns = 0;
+    replicas->reached = 0;
+    return lines_run(lines, script, keys, argc, argv, sizes, deadline_ns, ret_reply, NULL, replicas);
 }

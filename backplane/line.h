@@ -45,6 +45,17 @@ freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv,
 /* EVALSHA, and EVAL when the server does not know it (NOSCRIPT).  keys come first in argv. */
 freshet_result lines_script(struct lines *lines, enum script script, int keys, int argc, const char *const *argv,
                             const size_t *sizes, int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent);
+/* The same; when the script has answered (no error), WAIT on its connection, until so many replicas have all that it
+ * wrote or the time is over.  The script's outcome stands whatever becomes of the wait. */
+struct lines_replicas {
+    uint32_t wanted; /* 0: do not wait */
+    int64_t deadline_ns;
+    int64_t answered_ns; /* out: CLOCK_BOOTTIME when the script had answered; 0: it has not */
+    uint32_t reached;    /* out */
+};
+freshet_result lines_script_replicated(struct lines *lines, enum script script, int keys, int argc,
+                                       const char *const *argv, const size_t *sizes, int64_t deadline_ns,
+                                       struct resp **ret_reply, struct lines_replicas *replicas);
 bool lines_away(struct lines *lines);
 void lines_reached(struct lines *lines);
 

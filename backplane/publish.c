@@ -67,6 +67,7 @@ bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kin
         .counter = atomic_fetch_add(&fleet->counter, 1) + 1,
         .source_version = source_version,
         .count = (uint16_t)(kind == FRAME_CLEAR ? 0 : count),
+        .flags = work->strong.hosts ? FRAME_LOOK : 0,
         .hashes = (const uint8_t(*)[16])work->hashes,
     };
 
@@ -76,6 +77,7 @@ bool publish_sign(struct fleet *fleet, struct publish_work *work, enum frame_kin
         return false;
     work->message_size = FRAME_SIGNED_HEAD + size;
     work->version = frame.version;
+    work->counter = frame.counter;
     receive_signed(fleet, work->message, work->message_size);
     return true;
 }
@@ -201,8 +203,11 @@ static freshet_result publish_confirmed(struct publishing *p, const struct answe
         remote_raise_tags(fleet->host, hashes, p->count, p->partition, answer->position);
     else
         remote_raise(fleet->host, hashes, p->count, p->partition, answer->position);
-    if (remote_outbox_confirmed(fleet->host, p->work->slots, p->slots, answer->position, answer->epoch))
+    if (remote_outbox_confirmed(fleet->host, p->work->slots, p->slots, answer->position, answer->epoch)) {
+        strong_note(&p->work->strong, p->partition, answer, p->work->counter,
+                    p->answered_ns ? p->answered_ns : fleet_now_ns());
         return FRESHET_OK;
+    }
     /* A new epoch came just now, and may not have our change among what it was sent again: it stays written down. */
     return publish_queue(p);
 }
@@ -231,6 +236,27 @@ freshet_result publish_settle(struct publishing *p, freshet_result asked, const 
     return publish_queue(p);
 }
 
+/* Run the script whose words stand in `work`, and wait for as many replicas as are asked for. */
+static freshet_result publish_run(struct publishing *p, enum script script, struct resp **ret_reply)
+{
+    struct publish_work *work = p->work;
+    struct strong *strong = &work->strong;
+    int64_t now = fleet_now_ns(), left = p->deadline_ns - now;
+    struct lines_replicas replicas = {
+        .wanted = strong->replicas,
+        .deadline_ns = now + (left > 0 ? left / (strong->frames > 0 ? strong->frames : 1) : 0),
+    };
+    freshet_result result = lines_script_replicated(p->fleet->lines, script, work->keys, work->argc, work->argv,
+                                                    work->sizes, p->deadline_ns, ret_reply, &replicas);
+
+    if (strong->frames > 0)
+        strong->frames--;
+    if (replicas.reached < strong->replicas_reached)
+        strong->replicas_reached = replicas.reached;
+    p->answered_ns = replicas.answered_ns;
+    return result;
+}
+
 /* Send the invalidation of work->hashes, or a clear. */
 static freshet_result publish_send(struct publishing *p, struct remote_confirm *confirm)
 {
@@ -248,8 +274,7 @@ static freshet_result publish_send(struct publishing *p, struct remote_confirm *
         return publish_queue(p);
     }
     publish_words(fleet, work, p->kind, p->partition, p->count, p->source_version);
-    result = lines_script(fleet->lines, SCRIPT_CHANGE, work->keys, work->argc, work->argv, work->sizes, p->deadline_ns,
-                          &reply, NULL);
+    result = publish_run(p, SCRIPT_CHANGE, &reply);
     result = publish_settle(p, result, reply, &answer);
     resp_free(reply);
     if (result == FRESHET_OK)
@@ -346,8 +371,7 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
 
     publish_put_until(work, p->deadline_ns);
     publish_put_words(fleet, work, p->partition, put, expiry_us, sealed, sealed_size);
-    result = lines_script(fleet->lines, SCRIPT_PUT, work->keys, work->argc, work->argv, work->sizes, p->deadline_ns,
-                          &reply, NULL);
+    result = publish_run(p, SCRIPT_PUT, &reply);
     result = publish_settle(p, result, reply, &answer);
     resp_free(reply);
     if (result == FRESHET_OK || result == FRESHET_GUARDED)
@@ -409,6 +433,41 @@ static freshet_result publish_put(struct fleet *fleet, struct publish_work *work
     return result;
 }
 
+/* A strong write's bound is the fleet's: it must be known before, for afterwards there may be nobody to tell it. */
+static void publish_prepare(struct fleet *fleet, struct publish_work *work, const struct remote_change *change,
+                            int64_t deadline_ns)
+{
+    work->strong.hosts = change->wait_hosts;
+    work->strong.replicas = change->wait_replicas;
+    work->strong.replicas_reached = UINT32_MAX;
+    work->strong.frames = change->kind == REMOTE_PUT ? 1 : fleet->facts.partitions + change->count / FRAME_KEYS_MAX;
+    if (change->wait_hosts && atomic_load(&fleet->max_staleness_ms) == 0)
+        (void)renew_look(fleet, 0, false, deadline_ns);
+}
+
+/* Tell what was confirmed, and wait for what is to be waited for. */
+static freshet_result publish_finish(struct fleet *fleet, const struct publish_work *work,
+                                     const struct remote_change *change, freshet_result result,
+                                     struct remote_confirm *confirm)
+{
+    const struct strong *strong = &work->strong;
+    struct strong_verdict verdict;
+
+    if (result < 0 || result == FRESHET_QUEUED || result == FRESHET_OUTDATED)
+        return result;
+    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
+        confirm->parts[p] = (struct remote_confirmed){strong->parts[p].epoch, strong->parts[p].position};
+    if (strong->hosts) {
+        strong_wait(fleet, strong, change->on_host, change->on_host_arg, &verdict);
+        confirm->hosts_applied = verdict.applied;
+        confirm->hosts_waited_out = verdict.waited_out;
+        confirm->bound_waited = verdict.bound_waited;
+    }
+    if (strong->replicas > 0)
+        confirm->replicas = strong->replicas_reached;
+    return result == FRESHET_OK && confirm->replicas < strong->replicas ? FRESHET_UNREPLICATED : result;
+}
+
 freshet_result publish_change(void *remote, const struct remote_change *change, int64_t deadline_ns,
                               struct remote_confirm *ret_confirm)
 {
@@ -421,6 +480,7 @@ freshet_result publish_change(void *remote, const struct remote_change *change, 
     if (!work)
         return remote_fail(FRESHET_ENOMEM, "no memory for a change of %" PRIu32 " keys", change->count);
     fleet_mind(fleet);
+    publish_prepare(fleet, work, change, deadline_ns);
     switch (change->kind) {
     case REMOTE_PUT:
         result = publish_put(fleet, work, change, deadline_ns, ret_confirm);
@@ -433,6 +493,7 @@ freshet_result publish_change(void *remote, const struct remote_change *change, 
         result = publish_invalidate(fleet, work, change, deadline_ns, ret_confirm);
         break;
     }
+    result = publish_finish(fleet, work, change, result, ret_confirm);
     publish_work_close(work);
     return result;
 }

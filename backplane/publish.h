@@ -7,6 +7,7 @@
 
 #include <frame.h>
 #include <remote.h>
+#include <strong.h>
 
 struct answer;
 struct fleet;
@@ -18,7 +19,8 @@ struct resp;
 /* One signed frame and the words of the script that carries it; for up to `room` keys. */
 struct publish_work {
     uint32_t room;
-    uint64_t version;
+    struct strong strong; /* what is waited for, and what was confirmed */
+    uint64_t version, counter;
     uint8_t context[64], source[8], versions[8], writers[8];
     uint8_t tags[8 * REMOTE_TAGS_MAX];
     char expiry[24], px[24], until[24];
@@ -57,6 +59,7 @@ struct publishing {
     bool stands_for_all; /* the outbox had no room: its entry is a clear that stands for our keys */
     uint64_t source_version;
     int64_t deadline_ns;
+    int64_t answered_ns; /* when Redis had answered; 0: not noted */
 };
 
 /* Write down in the outbox what is about to be sent. */

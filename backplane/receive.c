@@ -138,6 +138,8 @@ static bool receive_message(struct fleet *fleet, uint32_t partition, const uint8
     *ret_raised = epoch == page.epoch && receive_plausible(page.applied, position);
     if (*ret_raised)
         receive_apply(fleet, partition, &frame, position);
+    if (*ret_raised && frame.flags & FRAME_LOOK)
+        renew_tell(fleet, partition, position, frame.writer, frame.counter);
     return true;
 }
 
@@ -190,6 +192,8 @@ static bool receive_entry(struct fleet *fleet, uint32_t partition, const struct 
     remote_step("log_read");
     receive_apply(fleet, partition, &frame, position);
     remote_applied(fleet->host, partition, position);
+    if (frame.flags & FRAME_LOOK) /* somebody waits, perhaps for us, and the next report tells that we have it */
+        renew_look_later(fleet, partition);
     *applied = position;
     return true;
 }

@@ -36,6 +36,8 @@ enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, 
 bool renew_read(struct renew_report *ret_report, const struct resp *reply)
 {
     struct answer *answer = &ret_report->answer;
+    const void *registry;
+    size_t size;
 
     *ret_report = (struct renew_report){0};
     if (!answer_read(answer, reply))
@@ -44,11 +46,13 @@ bool renew_read(struct renew_report *ret_report, const struct resp *reply)
         return false;
     if (answer->status != ANSWER_OK || !answer_number(answer, 0, ANSWER_POSITION_MAX, &ret_report->clear) ||
         ret_report->clear > answer->position ||
-        !answer_number(answer, 1, FLEET_STALENESS_MOST_MS, &ret_report->max_staleness_ms) || answer->count < 4) {
+        !answer_number(answer, 1, FLEET_STALENESS_MOST_MS, &ret_report->max_staleness_ms) || answer->count < 4 ||
+        !answer_bytes(answer, 2, &registry, &size) || size != 16) {
         answer->status = ANSWER_GARBLED;
         answer->text = "a report's answer that makes no sense";
         return false;
     }
+    ret_report->registry = registry;
     ret_report->entries = answer->rest[3] && answer->rest[3]->type == RESP_ARRAY ? answer->rest[3] : NULL;
     return true;
 }
@@ -58,14 +62,14 @@ bool renew_read(struct renew_report *ret_report, const struct resp *reply)
 struct renew_words {
     uint8_t context[FLEET_CONTEXT_SIZE];
     char applied[24], most[24];
-    const char *argv[8];
-    size_t sizes[8];
+    const char *argv[9];
+    size_t sizes[9];
     struct fleet_words words;
 };
 
 /* The words of a report; notes what was known. */
 static void renew_words(struct fleet *fleet, uint32_t partition, bool insist, uint32_t most, struct renew_asked *asked,
-                        struct renew_words *w)
+                        const char *ahead, struct renew_words *w)
 {
     const struct fleet_names *names = &fleet->names[partition];
 
@@ -82,6 +86,8 @@ static void renew_words(struct fleet *fleet, uint32_t partition, bool insist, ui
     fleet_word(&w->words, fleet->facts.host_id, sizeof fleet->facts.host_id);
     fleet_word_text(&w->words, w->applied);
     fleet_word_text(&w->words, w->most);
+    if (ahead[0])
+        fleet_word_text(&w->words, ahead);
     asked->asked_ns = fleet_now_ns();
 }
 
@@ -128,13 +134,14 @@ static freshet_result renew_ask_line(struct fleet *fleet, uint32_t partition, bo
     freshet_result result;
 
     *ret_reply = NULL;
-    renew_words(fleet, partition, insist, 0, asked, &w);
+    renew_words(fleet, partition, insist, 0, asked, "", &w);
     result = lines_script(fleet->lines, SCRIPT_REPORT, 3, w.words.count, w.argv, w.sizes, deadline_ns, ret_reply, NULL);
     if (result != FRESHET_OK)
         return result;
     if (!renew_read(report, *ret_reply))
         return renew_refused(fleet, &report->answer);
     fleet_learn(fleet, asked->asked_ns, report);
+    strong_learn(&fleet->strong, partition, report->registry, fleet_now_ns());
     return FRESHET_OK;
 }
 
@@ -225,13 +232,22 @@ static void renew_send(struct renew_part *part)
     part->again = false;
     if (!part->catching_up)
         part->question = remote_ask(fleet->host, part->partition);
-    renew_words(fleet, part->partition, part->insist, RENEW_ENTRIES, &part->asked, &w);
+    renew_words(fleet, part->partition, part->insist, RENEW_ENTRIES, &part->asked, part->ahead, &w);
     part->asking = true;
     if (!link_script(fleet->ask, SCRIPT_REPORT, 3, w.words.count, w.argv, w.sizes, fleet->renew.wait_ms, renew_answered,
                      part)) {
         part->asking = part->catching_up = false;
         remote_count(fleet->host, REMOTE_RENEWALS_FAILED, 1);
     }
+    part->ahead[0] = '\0';
+}
+
+void renew_tell(struct fleet *fleet, uint32_t partition, uint64_t position, uint64_t writer, uint64_t counter)
+{
+    struct renew_part *part = &fleet->renew.parts[partition];
+
+    (void)snprintf(part->ahead, sizeof part->ahead, "%" PRIu64 " %" PRIx64 " %" PRIu64, position, writer, counter);
+    renew_look_soon(fleet, partition);
 }
 
 void renew_look_soon(struct fleet *fleet, uint32_t partition)
@@ -349,7 +365,7 @@ static void renew_settle(struct renew_part *part, uint64_t epoch, uint64_t targe
         part->again = true;
     part->catching_up = false;
     remote_part(fleet->host, part->partition, &page);
-    if (page.proven_ns == 0 && part->resent_epoch != epoch) {
+    if (page.proven_ns == 0 && !page.forgotten && part->resent_epoch != epoch) {
         part->resent_epoch = epoch;
         renew_send_recent(part);
     }
@@ -460,6 +476,7 @@ static void renew_answered(struct link *link, const struct resp *reply, void *ar
     fleet->refused = false;
     fleet_heard(fleet, true, "");
     fleet_learn(fleet, part->asked.asked_ns, &report);
+    strong_learn(&fleet->strong, part->partition, report.registry, fleet_now_ns());
     renew_judged(part, &report);
     if (part->again && fleet->seat.held && link_is_up(fleet->ask) && !part->asking)
         renew_send(part);

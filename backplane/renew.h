@@ -41,6 +41,7 @@ enum renew_verdict renew_judge(const struct renew_asked *asked, uint64_t epoch, 
 struct renew_report {
     struct answer answer;
     uint64_t clear, max_staleness_ms;
+    const uint8_t *registry;    /* its id, 16 bytes */
     const struct resp *entries; /* NULL: none */
 };
 /* Take a report's answer apart; false: it is none (answer.status tells).  Pure. */
@@ -59,6 +60,7 @@ struct renew_part {
     uint64_t target;
     uint64_t resent_epoch; /* the epoch for which the recent changes were queued once more */
     struct renew_asked asked;
+    char ahead[64]; /* the frame that somebody waits for, as the next report tells it; "": none */
 };
 
 struct renew {
@@ -78,6 +80,8 @@ void renew_look_soon(struct fleet *fleet, uint32_t partition); /* something may 
 void renew_look_later(struct fleet *fleet,
                       uint32_t partition); /* in some milliseconds, once for all that came until then */
 void renew_look_all(struct fleet *fleet);
+/* The fences of a frame that somebody waits for are up: tell the fleet, at once. */
+void renew_tell(struct fleet *fleet, uint32_t partition, uint64_t position, uint64_t writer, uint64_t counter);
 
 /* ---- any other thread ---- */
 

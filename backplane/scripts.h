@@ -13,6 +13,8 @@ enum script {
     SCRIPT_LEAVE,
     SCRIPT_GUARD,
     SCRIPT_HOLD,
+    SCRIPT_WAIT,
+    SCRIPT_LATEST,
     SCRIPT_ALL
 };
 

@@ -17,6 +17,8 @@ struct changing {
 /* Take the options over, find the host and its fleet; FRESHET_EFLEET when the tier has one that this handle lacks. */
 freshet_result changing_start(struct changing *c, freshet *cache, const freshet_write_options *given,
                               freshet_change *change);
+/* What the options say of waiting, for whoever carries the change out. */
+void changing_waits(const struct changing *c, struct remote_change *change);
 /* Tell the caller what the change was given; the result goes through. */
 freshet_result changing_end(struct changing *c, freshet_result result, const struct remote_confirm *confirm);
 

@@ -235,11 +235,29 @@ static const char *control_head_doubt(const struct control_head *head, uint64_t 
 
 /* ---- opening ---- */
 
+/* Who this host is to others.  A copy of the directory has the same page, but is another file: it must not pass for
+ * the original in the fleet's registry, or each would vouch for the other. */
+static void control_identify(const struct control_head *head, const struct stat *st, uint8_t ret_host_id[16])
+{
+    uint8_t bytes[16 + 8 + 8 + CONTROL_BOOT_ID] = {0};
+
+    memcpy(bytes, head->host_id, 16);
+    bytes_put64(bytes + 16, (uint64_t)st->st_dev);
+    bytes_put64(bytes + 24, (uint64_t)st->st_ino);
+    memcpy(bytes + 32, head->place.boot_id, CONTROL_BOOT_ID);
+    key_siphash128(CONTROL_HOST_K0, CONTROL_HOST_K1, bytes, sizeof bytes, ret_host_id);
+}
+
 /* Map the file and find its tables; the numbers come from a checked head or our own. */
 static bool control_map(struct control *control, int fd, const struct control_head *head)
 {
     struct control_plan plan = control_plan(head->tier_size, head->partitions);
-    uint8_t *base = mmap(NULL, plan.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    struct stat st;
+    uint8_t *base;
+
+    if (fstat(fd, &st) != 0)
+        return false;
+    base = mmap(NULL, plan.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
     if (base == MAP_FAILED)
         return false;
@@ -258,7 +276,7 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
         .touched = (_Atomic uint8_t *)(base + plan.touched),
     };
-    memcpy(control->host_id, head->host_id, sizeof control->host_id);
+    control_identify(head, &st, control->host_id);
     key_space_name(&control->space, head->name);
     control->space.partitions = head->partitions;
     control->space.fence_slots = plan.fence_slots;
@@ -601,6 +619,43 @@ static void control_unprove(struct control_part *part, uint64_t epoch)
     while (!atomic_compare_exchange_weak_explicit(&part->proven, &seen, control_proven_word(epoch, 0),
                                                   memory_order_acq_rel, memory_order_acquire))
         continue;
+}
+
+/* What is left of a forgotten proof: that there was one, for this epoch.  It is never taken for a time, since the word
+ * has another tag. */
+static uint64_t control_forgotten_word(uint64_t epoch)
+{
+    return (uint64_t)control_tag(epoch) << 8 | 1;
+}
+
+bool control_forgotten(const struct control *control, uint32_t partition)
+{
+    const struct control_part *part = &control->parts[partition];
+    uint64_t proven = atomic_load_explicit(&part->proven, memory_order_acquire);
+    uint64_t epoch = atomic_load_explicit(&part->epoch, memory_order_acquire);
+
+    return (uint16_t)(proven >> 48) != control_tag(epoch) &&
+           (proven & 0xffffffffffffu) == control_forgotten_word(epoch);
+}
+
+void control_forget_proof(struct control *control, uint32_t partition)
+{
+    struct control_part *part = &control->parts[partition];
+    uint64_t seen = atomic_load_explicit(&part->proven, memory_order_acquire);
+    uint64_t epoch, next;
+    uint16_t tag;
+
+    /* Neither the epoch's tag nor one that a question on its way has noted: its answer proves nothing any more. */
+    do {
+        epoch = atomic_load_explicit(&part->epoch, memory_order_acquire);
+        tag = (uint16_t)((seen >> 48) + 1);
+        if (tag == control_tag(epoch))
+            tag++;
+        next = (uint64_t)tag << 48;
+        if (control_proof_ns(seen, epoch) > 0 || (seen & 0xffffffffffffu) == control_forgotten_word(epoch))
+            next |= control_forgotten_word(epoch);
+    } while (!atomic_compare_exchange_weak_explicit(&part->proven, &seen, next, memory_order_acq_rel,
+                                                    memory_order_acquire));
 }
 
 bool control_adopt(struct control *control, uint32_t partition, uint64_t from, uint64_t to,

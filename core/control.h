@@ -28,6 +28,8 @@
 #define CONTROL_HEAD_SIZE 512u
 #define CONTROL_HEAD_K0   0x6c6f72746e6f4346u /* "FControl" */
 #define CONTROL_HEAD_K1   0x3130656761507246u /* "FrPage01" */
+#define CONTROL_HOST_K0   0x6c6f72746e6f4346u /* the same, for who we are to others */
+#define CONTROL_HOST_K1   0x313074736f487246u /* "FrHost01" */
 
 /* Without a word from anybody. */
 #define CONTROL_TIER_SIZE_DEFAULT (64ull << 20)
@@ -59,7 +61,7 @@ struct control {
     struct key_space space;
     uint64_t tier_size;
     uint32_t max_staleness_ms;
-    uint8_t host_id[16];
+    uint8_t host_id[16]; /* of the page and the file that it is in */
     uint64_t generation; /* random, drawn with the page; the map's file name carries it (tier.c), so that a map never
                           * meets a page that is not its own */
     /* where the tables are */
@@ -147,6 +149,10 @@ struct control_question control_ask(const struct control *control, uint32_t part
  * position is not applied, or the page met a new epoch since the question.  True when proven (now or already later). */
 bool control_prove(struct control *control, uint32_t partition, struct control_question question, uint64_t epoch,
                    uint64_t position);
+/* Take the proof away, also from questions that are on their way: nothing is served before a new one was asked. */
+void control_forget_proof(struct control *control, uint32_t partition);
+/* Is it unproven for no other reason than that? */
+bool control_forgotten(const struct control *control, uint32_t partition);
 /* Adopt a history: unproven, then floor, clear, applied, position, then the epoch by compare-and-swap from `from`.
  * True when the page then has `to`, through us or through a sibling that was quicker. */
 bool control_adopt(struct control *control, uint32_t partition, uint64_t from, uint64_t to, uint64_t position,

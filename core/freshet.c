@@ -846,6 +846,8 @@ freshet_result changing_start(struct changing *c, freshet *cache, const freshet_
     if (!c->ops && control_fleet(&c->host->control) != 0)
         return fail(FRESHET_EFLEET, "%s belongs to a fleet: freshet_join before changing anything in it",
                     c->host->dir.path);
+    if (c->options.wait != FRESHET_WAIT_NONE && c->options.wait != FRESHET_WAIT_HOSTS)
+        return fail(FRESHET_EINVAL, "wait is %d: give FRESHET_WAIT_NONE or FRESHET_WAIT_HOSTS", (int)c->options.wait);
     if (!c->options.ttl_ms)
         c->options.ttl_ms = cache->options.ttl_ms;
     c->deadline_ns = clock_boot_ns() +
@@ -854,9 +856,25 @@ freshet_result changing_start(struct changing *c, freshet *cache, const freshet_
     return FRESHET_OK;
 }
 
+void changing_waits(const struct changing *c, struct remote_change *change)
+{
+    change->wait_hosts = c->options.wait == FRESHET_WAIT_HOSTS;
+    change->on_host = c->options.on_host;
+    change->on_host_arg = c->options.on_host_arg;
+    change->wait_replicas = c->options.wait_replicas;
+}
+
 freshet_result changing_end(struct changing *c, freshet_result result, const struct remote_confirm *confirm)
 {
-    freshet_change full = {.version = confirm->version, .position = confirm->position, .epoch = confirm->epoch};
+    freshet_change full = {
+        .version = confirm->version,
+        .position = confirm->position,
+        .epoch = confirm->epoch,
+        .hosts_applied = confirm->hosts_applied,
+        .hosts_waited_out = confirm->hosts_waited_out,
+        .bound_waited = confirm->bound_waited,
+        .replicas = confirm->replicas,
+    };
 
     if (result == FRESHET_QUEUED) /* a part of it may be confirmed: that is no position of the whole */
         full.position = full.epoch = 0;
@@ -965,11 +983,12 @@ static freshet_result put_any(freshet *cache, const void *key_data, size_t key_s
         .tags = tags.numbers,
         .tag_count = tags.count,
     };
+    changing_waits(&c, &put);
     control_count(&c.host->control, COUNT_PUTS, 1);
     if (!c.ops)
         return changing_end(&c, put_local(&c, &key, &put, &confirm), &confirm);
     result = c.ops->change(atomic_load(&c.host->remote), &put, c.deadline_ns, &confirm);
-    if (result == FRESHET_OK) {
+    if (result == FRESHET_OK || result == FRESHET_UNREPLICATED) {
         struct record record;
 
         record_from_remote(&record, &confirm.record, &key, value_size);
@@ -1045,6 +1064,7 @@ freshet_result freshet_invalidate_many(freshet *cache, const freshet_key *keys, 
         return fail(FRESHET_ENOMEM, "no memory for %zu keys", count);
     invalidate.count = (uint32_t)count;
     invalidate.source_version = c.options.source_version;
+    changing_waits(&c, &invalidate);
     result = c.ops->change(atomic_load(&c.host->remote), &invalidate, c.deadline_ns, &confirm);
     free((void *)invalidate.keys);
     return changing_end(&c, result, &confirm);
@@ -1060,6 +1080,7 @@ static freshet_result change_tags(struct changing *c, const uint8_t (*hashes)[16
 
     control_count(control, COUNT_TAG_CHANGES, count);
     if (c->ops) {
+        changing_waits(c, &tags);
         result = c->ops->change(atomic_load(&c->host->remote), &tags, c->deadline_ns, &confirm);
         return changing_end(c, result, &confirm);
     }
@@ -1120,6 +1141,7 @@ freshet_result freshet_clear(freshet *cache, const freshet_write_options *given,
         return result;
     control_count(&c.host->control, COUNT_CLEARS, 1);
     if (c.ops) {
+        changing_waits(&c, &clear);
         result = c.ops->change(atomic_load(&c.host->remote), &clear, c.deadline_ns, &confirm);
         return changing_end(&c, result, &confirm);
     }

@@ -165,6 +165,7 @@ void remote_part(struct remote_host *remote, uint32_t partition, struct remote_p
         .floor = atomic_load(&part->floor),
         .clear = atomic_load(&part->clear),
         .proven_ns = control_proven_ns(control, partition),
+        .forgotten = control_forgotten(control, partition),
     };
 }
 
@@ -186,6 +187,11 @@ bool remote_prove(struct remote_host *remote, uint32_t partition, struct remote_
     struct control_question asked = {.asked_ns = question.asked_ns, .rotation = question.rotation};
 
     return control_prove(&host_behind(remote)->control, partition, asked, epoch, position);
+}
+
+void remote_forget_proof(struct remote_host *remote, uint32_t partition)
+{
+    control_forget_proof(&host_behind(remote)->control, partition);
 }
 
 void remote_set_clock(struct remote_host *remote, int64_t offset_us)

@@ -21,6 +21,8 @@ static struct result_words result_words(freshet_result result)
         return (struct result_words){"FRESHET_QUEUED", "the change waits for Redis; its keys are not served so long"};
     case FRESHET_OUTDATED:
         return (struct result_words){"FRESHET_OUTDATED", "the source version is below the stored one"};
+    case FRESHET_UNREPLICATED:
+        return (struct result_words){"FRESHET_UNREPLICATED", "confirmed, but by fewer replicas in time than asked for"};
     case FRESHET_UNPROVEN:
         return (struct result_words){"FRESHET_UNPROVEN", "not confirmed by Redis yet; it goes on in the background"};
     case FRESHET_GUARDED:

@@ -1,14 +1,17 @@
 -- report.lua - a host tells what it has applied, and learns what there is.
 --
--- KEYS  head, log, hosts                ARGV  context, host id (16), applied, most entries
--- Reply OK epoch position time clear max_staleness registry {{position, signed message}...}
+-- KEYS  head, log, hosts                ARGV  context, host id (16), applied, most entries, and
+-- Reply OK epoch position time clear          perhaps one frame beyond `applied` whose fences are
+--       max_staleness registry                up: "POSITION WRITER COUNTER" (decimal, hex, decimal)
+--       {{position, signed message}...}
 --
 -- Entries come only to a host that knows this epoch, from applied + 1 on; whether they are dense is the host's to see.
 -- Nothing is written when nothing is new: a quiet fleet's renewals cost Redis no replication.
 
 local BYTES_MAX = 1048576
-local host, applied, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-if #host ~= 16 or not applied or applied < 0 or not most or most < 0 or #KEYS ~= 3 then
+local host, applied, most, ahead = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] or ''
+if #host ~= 16 or not applied or applied < 0 or not most or most < 0 or #KEYS ~= 3
+    or (ahead ~= '' and (#ahead > 64 or not string.find(ahead, '^%d+ %x+ %d+$'))) then
     return redis.error_reply('ERR freshet: a report that makes no sense')
 end
 local done = begin(KEYS[2])
@@ -25,11 +28,13 @@ if registry ~= head.registry then
 end
 local ours = context.known == head.epoch
 local told = ours and decimal(math.min(applied, head.position)) or '0' -- of another history: nothing of this one
+if ours and ahead ~= '' then told = told .. ' ' .. ahead end
 local was = redis.call('HGET', KEYS[3], host)
 if was ~= told then
     local set = redis.pcall('HSET', KEYS[3], host, told)
-    -- Too low a figure only makes others wait, so a Redis without memory stops no renewal; not to be counted is worse.
-    if type(set) == 'table' and set.err and not was then return set end
+    -- Too low a figure only makes others wait, so a Redis without memory stops no renewal; not to be counted is worse,
+    -- and who bears a mark is about to be taken off.
+    if type(set) == 'table' and set.err and not (was and string.find(was, '^%d')) then return set end
 end
 
 local entries = {}

@@ -51,10 +51,12 @@ typedef enum freshet_result {
     FRESHET_STALE = 3,  /* the entry is in the buffer, but its bound could not be shown (policy FRESHET_SERVE_STALE) */
     FRESHET_QUEUED = 4, /* the change waits for Redis; its keys are not served on this host until it is confirmed */
     FRESHET_OUTDATED = 5,   /* a write's source_version is below the stored one: nothing was stored */
-    FRESHET_UNPROVEN = 6,   /* joined or waited, but Redis has not confirmed it yet; it goes on in the background */
+    FRESHET_UNPROVEN = 6,   /* joined, but Redis has not confirmed it yet; it goes on in the background.  Of a read with
+                             * a token: nothing can be shown to be as new */
     FRESHET_GUARDED = 7,    /* a put on a guarded key, or that reached Redis too late: nothing was stored, it acted
                              * as an invalidation */
     FRESHET_GUARD_LOST = 8, /* the guard was not held, or cannot be shown to have been held, until its end */
+    FRESHET_UNREPLICATED = 9, /* the master has it, but fewer replicas than asked for had it before the deadline */
     /* failures */
     FRESHET_EINVAL = -1,   /* an argument or option is out of its range */
     FRESHET_ENOMEM = -2,   /* no memory in this process */
@@ -228,6 +230,15 @@ FRESHET_API freshet_result freshet_load(freshet *cache, const void *key, size_t 
 
 /* ---- change -------------------------------------------------------------------------------------------------- */
 
+typedef enum freshet_wait {
+    FRESHET_WAIT_NONE = 0,
+    FRESHET_WAIT_HOSTS = 1 /* a strong write: see freshet_write_options */
+} freshet_wait;
+
+/* Told of each host that a strong write waited for, when the wait is over, on the calling thread: its id in 32
+ * hexadecimal digits; whether it has the change, or could no longer serve what the change voided. */
+typedef void (*freshet_host_fn)(const char *host, bool applied, void *arg);
+
 typedef struct freshet_write_options {
     size_t struct_size;
     uint32_t deadline_ms;    /* 0: the cache's; when it passes first the change is FRESHET_QUEUED */
@@ -238,14 +249,27 @@ typedef struct freshet_write_options {
                               * them voids it (freshet_invalidate_tags) */
     size_t tag_count;
     const char *name_space; /* for a put: the namespace, NULL: none; freshet_clear_namespace voids all of one */
+    freshet_wait wait;       /* FRESHET_WAIT_HOSTS: return when no host serves anything older any more.  Mostly that is
+                              * a round trip later; for a host that does not answer it is the fleet's max_staleness_ms
+                              * (and a thousandth) after Redis's confirmation, however short the deadline, which is for
+                              * Redis alone.  freshet_change tells which.  Nobody is waited for when the change was
+                              * queued, nor without a fleet */
+    uint32_t wait_replicas;  /* how many replicas of Redis must have it before the deadline, or FRESHET_UNREPLICATED: a
+                              * fail-over to one of them then does not lose it */
+    freshet_host_fn on_host; /* of a strong write; NULL: the counts in freshet_change will do */
+    void *on_host_arg;
 } freshet_write_options;
 
 /* What a change was given. */
 typedef struct freshet_change {
     size_t struct_size;
-    uint64_t version;  /* as in freshet_answer */
-    uint64_t position; /* in the history; 0 when queued */
-    uint64_t epoch;    /* of the history; 0 without a fleet or when queued */
+    uint64_t version;          /* as in freshet_answer */
+    uint64_t position;         /* in the history; 0 when queued */
+    uint64_t epoch;            /* of the history; 0 without a fleet or when queued */
+    uint32_t hosts_applied;    /* of a strong write: hosts that have it, this one included; ... */
+    uint32_t hosts_waited_out; /* ... and those that did not say so within the bound, and serve nothing older by now */
+    bool bound_waited; /* the bound was waited, for those or since the registry of hosts was too young to trust */
+    uint32_t replicas; /* of wait_replicas: how many had it */
 } freshet_change;
 
 typedef struct freshet_key {

@@ -65,11 +65,20 @@ struct remote_change {
     const uint64_t *tags; /* PUT: the entry's, as in remote_record */
     uint32_t tag_count;
     const uint8_t (*tag_hashes)[16]; /* TAGS: those that change, `count` of them, in every partition */
+    bool wait_hosts; /* until no host serves anything older; `on_host` (may be NULL) is told of each */
+    freshet_host_fn on_host;
+    void *on_host_arg;
+    uint32_t wait_replicas;
 };
 
 /* What was confirmed: for several partitions the last one's. `record`: of a put, to go to the tier. */
 struct remote_confirm {
     uint64_t epoch, position, version;
+    struct remote_confirmed {
+        uint64_t epoch, position; /* the newest of the partition; 0: none */
+    } parts[FRESHET_PARTITIONS_MAX];
+    uint32_t hosts_applied, hosts_waited_out, replicas; /* of what was waited for */
+    bool bound_waited;
     struct remote_record record;
 };
 
@@ -100,7 +109,7 @@ struct remote_ops {
     void (*give_back)(void *remote, const struct remote_key *key, const struct remote_ticket *ticket);
     /* Change: write down in the outbox, send, wait for the confirmation, raise this host's fences (remote_raise).
      * FRESHET_OK, FRESHET_QUEUED (Redis did not confirm in time: it stays in the outbox), FRESHET_OUTDATED (put),
-     * FRESHET_GUARDED (put: it became an invalidation). */
+     * FRESHET_GUARDED (put: it became an invalidation), FRESHET_UNREPLICATED (confirmed, but see wait_replicas). */
     freshet_result (*change)(void *remote, const struct remote_change *change, int64_t deadline_ns,
                              struct remote_confirm *ret_confirm);
     /* Guard all keys or none, and raise this host's fences.  FRESHET_OK, FRESHET_EBUSY (64 guards on a key), or a
@@ -168,6 +177,7 @@ bool remote_adopt(struct remote_host *host, uint32_t partition, uint64_t from, u
 struct remote_part {
     uint64_t epoch, applied, position, floor, clear;
     int64_t proven_ns;
+    bool forgotten; /* unproven, but only since the host left: its history is the one that it was proven in */
 };
 void remote_part(struct remote_host *host, uint32_t partition, struct remote_part *ret_part);
 void remote_saw_position(struct remote_host *host, uint32_t partition, uint64_t position); /* newest known */
@@ -180,6 +190,8 @@ struct remote_question {
 struct remote_question remote_ask(struct remote_host *host, uint32_t partition);
 bool remote_prove(struct remote_host *host, uint32_t partition, struct remote_question question, uint64_t epoch,
                   uint64_t position);
+/* Take it away: nothing is served from the tier before another question has been asked and answered. */
+void remote_forget_proof(struct remote_host *host, uint32_t partition);
 
 /* Redis's clock, as an offset to CLOCK_BOOTTIME in us. */
 void remote_set_clock(struct remote_host *host, int64_t offset_us);

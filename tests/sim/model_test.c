@@ -693,8 +693,9 @@ static const struct {
 } shapes[] = {
     {"change", "hlR", "cpmKsn"},   {"change", "hl", "cpmCsn"},     {"change", "hlt", "cpMGsn"},
     {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebngU"}, {"ticket", "hrt", "cn"},
-    {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaN"},      {"leave", "o", "cH"},
+    {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaN"},      {"leave", "ho", "cHvv"},
     {"guard", "hlr", "cpmBdwsn"},  {"guard", "hlrR", "cpmEdqsn"},  {"hold", "hr", "cdwq"},
+    {"wait", "ho", "c"},           {"latest", "hrt", "caii"},
 };
 
 /* A script's text as both get it: first of all it says which moment this is. */
@@ -720,7 +721,7 @@ static void tell_texts(void)
             to = stpcpy(to + (found - from), asked);
             from = found + strlen(asks);
         }
-        EXPECT(from != script_texts[i].text || i == SCRIPT_LEAVE);
+        EXPECT(from != script_texts[i].text);
         to = stpcpy(to, from);
         told_size[i] = (size_t)(to - told_text[i]);
     }

@@ -573,6 +573,31 @@ TEST(a_late_proof_does_not_set_the_clock_back)
     EXPECT_EQ(control_proven_ns(&one, 0), late.asked_ns / 1000 * 1000);
 }
 
+TEST(a_forgotten_proof_is_gone_and_so_are_questions_on_their_way)
+{
+    struct control_question before, after;
+
+    pages_join();
+    EXPECT(!control_forgotten(&one, 0));
+    before = control_ask(&one, 0);
+    control_forget_proof(&two, 0);
+    EXPECT_EQ(control_proven_ns(&one, 0), 0);
+    EXPECT(control_forgotten(&one, 0));
+    EXPECT(!control_prove(&one, 0, before, OLD, 100));
+    after = control_ask(&one, 0);
+    control_forget_proof(&two, 0); /* once more, by the next who leaves */
+    EXPECT(!control_prove(&one, 0, before, OLD, 100) && !control_prove(&one, 0, after, OLD, 100));
+    EXPECT(control_forgotten(&one, 0));
+    EXPECT(control_prove(&one, 0, control_ask(&one, 0), OLD, 100));
+    EXPECT(control_proven_ns(&two, 0) > 0 && !control_forgotten(&one, 0));
+    /* A history that was adopted since is another thing: what is to be sent again there must be. */
+    control_forget_proof(&two, 0);
+    EXPECT(control_adopt(&one, 0, OLD, NEW, 200, 200));
+    EXPECT(!control_forgotten(&one, 0));
+    control_forget_proof(&two, 0);
+    EXPECT(!control_forgotten(&one, 0));
+}
+
 TEST(a_question_from_before_a_rotation_proves_nothing)
 {
     struct control_question question;

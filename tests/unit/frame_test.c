@@ -52,6 +52,11 @@ TEST(a_frame_is_written_as_the_page_says)
     frame.count = 0;
     frame.hashes = NULL;
     EXPECT_EQ(frame_encode(&frame, bytes, sizeof bytes), FRAME_BODY_HEAD);
+    frame.flags = 2;
+    EXPECT_EQ(frame_encode(&frame, bytes + 128, 128), 0);
+    frame.flags = FRAME_LOOK;
+    EXPECT_EQ(frame_encode(&frame, bytes + 128, 128), FRAME_BODY_HEAD);
+    EXPECT(frame_decode(&frame, bytes + 128, FRAME_BODY_HEAD) && frame.flags == FRAME_LOOK);
     EXPECT(memcmp(clear.bytes + FRAME_SIGNED_HEAD, bytes, FRAME_BODY_HEAD) == 0);
 }
 
@@ -108,7 +113,7 @@ TEST(a_garbled_frame_is_refused)
         size_t at;
         uint8_t value;
     } spoils[] = {
-        {0, 0}, {0, 2}, {1, 0}, {1, 5}, {1, FRAME_CLEAR}, {53, 0}, {53, 1}, {53, 3}, {52, 4}, {54, 1}, {55, 1},
+        {0, 0}, {0, 2}, {1, 0}, {1, 5}, {1, FRAME_CLEAR}, {53, 0}, {53, 1}, {53, 3}, {52, 4}, {54, 1}, {55, 2},
     };
 
     for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
@@ -137,7 +142,8 @@ TEST(what_is_read_and_written_again_is_the_same)
             body[i] = (uint8_t)test_random(&state);
         body[0] = 1;
         body[1] = (uint8_t)(test_random(&state) % 6);
-        body[52] = body[54] = body[55] = 0;
+        body[52] = body[54] = 0;
+        body[55] = (uint8_t)(test_random(&state) % 2);
         body[53] = (uint8_t)(test_random(&state) % 5);
         if (!frame_decode(&frame, body, size))
             continue;

@@ -106,7 +106,9 @@ TEST(a_callback_never_gets_anothers_argument)
 
 TEST(every_result_has_its_name_and_text)
 {
-    for (int r = FRESHET_EKEYRING; r <= FRESHET_UNPROVEN; r++) {
+    for (int r = FRESHET_EKEYRING; r <= FRESHET_UNREPLICATED; r++) {
+        if (r == 7 || r == 8) /* guards' */
+            continue;
         EXPECT(strncmp(freshet_result_name((freshet_result)r), "FRESHET_", 8) == 0);
         EXPECT(strcmp(freshet_result_name((freshet_result)r), "FRESHET_?") != 0);
         EXPECT(strlen(freshet_result_text((freshet_result)r)) > 3);

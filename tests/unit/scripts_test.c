@@ -1822,7 +1822,6 @@ TEST(hosts_are_registered_with_what_they_have_applied)
     static const uint8_t other[16] = "another host";
     struct context now = context();
     struct stored_head there;
-    struct words words;
 
     start(NULL);
     EXPECT_SAYS(report(0, 0, 0), "OK");
@@ -1836,13 +1835,156 @@ TEST(hosts_are_registered_with_what_they_have_applied)
     EXPECT_SAYS(report_as(now, other, there.position, 0), "OK"); /* of no epoch, or another: nothing */
     EXPECT(strcmp(told(other), "0") == 0);
     EXPECT_EQ(whole(ask("HLEN", HOSTS, NULL)), 3);
-    words = script(SCRIPT_LEAVE, 1);
+    EXPECT(memcmp(head().registry, there.registry, 16) == 0);
+}
+
+static struct reply report_ahead(uint64_t known, uint64_t applied, const char *ahead)
+{
+    struct context now = context();
+    struct words words = script(SCRIPT_REPORT, 3);
+
+    now.known = known;
+    word_text(&words, HEAD);
+    word_text(&words, LOG);
     word_text(&words, HOSTS);
     word_context(&words, &now);
-    word(&words, other, 16);
-    EXPECT_SAYS(wire_ask(wire, &words), "OK");
+    word(&words, host_id, 16);
+    word_number(&words, applied);
+    word_number(&words, 0);
+    word_text(&words, ahead);
+    return wire_ask(wire, &words);
+}
+
+TEST(a_report_may_name_one_frame_ahead_of_the_log)
+{
+    struct stored_head there;
+    char want[64];
+
+    start(NULL);
+    EXPECT_SAYS(report(0, 0, 0), "OK");
+    there = head();
+    EXPECT_SAYS(report_ahead(there.epoch, there.position, "123 ab 7"), "OK");
+    snprintf(want, sizeof want, "%llu 123 ab 7", (unsigned long long)there.position);
+    EXPECT(strcmp(told(host_id), want) == 0);
+    EXPECT_SAYS(report_ahead(there.epoch, there.position, ""), "OK");
+    EXPECT_EQ(strtoull(told(host_id), NULL, 10), there.position);
+    EXPECT(strchr(told(host_id), ' ') == NULL);
+    EXPECT_SAYS(report_ahead(1, there.position, "123 ab 7"), "OK"); /* of another history: nothing at all */
+    EXPECT(strcmp(told(host_id), "0") == 0);
+    EXPECT(report_ahead(there.epoch, there.position, "123 xy 7").type == '-');
+    EXPECT(report_ahead(there.epoch, there.position, "1 2").type == '-');
+}
+
+static struct reply leave(const uint8_t host[16], const char *from, const char *to)
+{
+    struct context now = context();
+    struct words words = script(SCRIPT_LEAVE, 2);
+
+    word_text(&words, HEAD);
+    word_text(&words, HOSTS);
+    word_context(&words, &now);
+    word(&words, host, 16);
+    word_text(&words, from);
+    word_text(&words, to);
+    return wire_ask(wire, &words);
+}
+
+TEST(a_mark_stands_until_the_host_reports)
+{
+    static const uint8_t nobody[16] = "nobody";
+    struct stored_head there;
+
+    start(NULL);
+    EXPECT_SAYS(report(0, 0, 0), "OK");
+    there = head();
+    EXPECT_SAYS(leave(nobody, "", "!x"), "REFUSED"); /* who is not there bears no mark */
     EXPECT_EQ(whole(ask("HLEN", HOSTS, NULL)), 2);
-    EXPECT(memcmp(head().registry, there.registry, 16) == 0);
+    EXPECT_SAYS(leave(host_id, "1", "!x"), "REFUSED");
+    EXPECT_SAYS(leave(host_id, "0", "!x"), "OK");
+    EXPECT(strcmp(told(host_id), "!x") == 0);
+    EXPECT_SAYS(report(there.epoch, there.position, 0), "OK"); /* it lives */
+    EXPECT_EQ(strtoull(told(host_id), NULL, 10), there.position);
+    EXPECT_SAYS(leave(host_id, "!x", ""), "REFUSED");
+    EXPECT_EQ(whole(ask("HLEN", HOSTS, NULL)), 2);
+    EXPECT_SAYS(leave(host_id, "", "!y"), "OK");
+    EXPECT_SAYS(leave(host_id, "!x", ""), "REFUSED");
+    EXPECT_SAYS(leave(host_id, "!y", ""), "OK");
+    EXPECT_EQ(whole(ask("HLEN", HOSTS, NULL)), 1);
+    EXPECT(leave(host_id, "", "no mark").type == '-');
+    /* Without memory a mark cannot be overwritten: then there is no proof either. */
+    EXPECT_SAYS(report(there.epoch, there.position, 0), "OK");
+    EXPECT_SAYS(leave(host_id, "", "!z"), "OK");
+    EXPECT(ask("CONFIG", "SET", "maxmemory", "1", NULL).type == '+');
+    EXPECT(report(there.epoch, there.position, 0).type == '-');
+    EXPECT(ask("CONFIG", "SET", "maxmemory", "0", NULL).type == '+');
+}
+
+TEST(who_waits_sees_all_hosts_of_one_registry)
+{
+    static const uint8_t other[16] = "another host";
+    struct context now = context();
+    struct words words;
+    struct reply reply;
+
+    start(NULL);
+    words = script(SCRIPT_WAIT, 2);
+    EXPECT_SAYS(report(0, 0, 0), "OK");
+    EXPECT_SAYS(report_as(context(), other, 0, 0), "OK");
+    word_text(&words, HEAD);
+    word_text(&words, HOSTS);
+    word_context(&words, &now);
+    reply = wire_ask(wire, &words);
+    EXPECT_SAYS(reply, "OK");
+    EXPECT(number_of(reply, 4) == 500 && reply.items[5].size == 16 && reply.items[6].size == 4);
+    EXPECT(memcmp(reply.items[5].text, head().registry, 16) == 0);
+    EXPECT(ask("HDEL", HOSTS, "registry", NULL).type == ':');
+    reply = wire_ask(wire, &words);
+    EXPECT(reply.items[5].size == 0 && reply.items[6].size == 0);
+    EXPECT(ask("SET", HOSTS, "not ours", NULL).type == '+');
+    reply = wire_ask(wire, &words);
+    EXPECT(says(&reply, "OK") && reply.items[5].size == 0 && reply.items[6].size == 0);
+}
+
+static struct reply latest(const char *record, uint64_t born, uint64_t version, uint64_t writer)
+{
+    struct context now = context();
+    struct words words = script(SCRIPT_LATEST, 3);
+
+    word_text(&words, HEAD);
+    word_text(&words, record);
+    word_text(&words, TABLE);
+    word_context(&words, &now);
+    word_number(&words, born);
+    word_id(&words, version);
+    word_id(&words, writer);
+    return wire_ask(wire, &words);
+}
+
+TEST(the_latest_comes_without_its_bytes_where_they_are)
+{
+    struct stored_record there;
+    struct reply reply;
+
+    start(NULL);
+    EXPECT_SAYS(report(0, 0, 0), "OK");
+    EXPECT_SAYS(latest(some[0], 0, 0, 0), "NONE");
+    EXPECT_SAYS(put(some[0], 0), "OK");
+    there = record(some[0]);
+    reply = latest(some[0], 0, 0, 0);
+    EXPECT_SAYS(reply, "RECORD");
+    EXPECT(reply.size == 5 && reply.items[4].size > 100);
+    reply = latest(some[0], there.born, there.version, there.writer);
+    EXPECT_SAYS(reply, "CURRENT");
+    EXPECT_EQ(reply.size, 4);
+    EXPECT_SAYS(latest(some[0], there.born - 1, there.version, there.writer), "RECORD");
+    EXPECT_SAYS(latest(some[0], there.born, there.version + 1, there.writer), "RECORD");
+    EXPECT_SAYS(latest(some[0], there.born, there.version, there.writer + 1), "RECORD");
+    EXPECT_SAYS(invalidate(some[0]), "OK");
+    EXPECT_SAYS(latest(some[0], there.born, there.version, there.writer), "NONE");
+    EXPECT_SAYS(put(some[0], 0), "OK");
+    there = record(some[0]);
+    EXPECT_SAYS(clear(), "OK");
+    EXPECT_SAYS(latest(some[0], there.born, there.version, there.writer), "NONE");
 }
 
 TEST(a_lost_registry_gets_another_id)
