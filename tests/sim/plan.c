@@ -37,7 +37,7 @@ static const unsigned weights[FAULT_KINDS] = {
 
 static void plan_shape(struct plan *plan, struct sim_random *random)
 {
-    static const uint32_t bounds[] = {200, 300, 500, 800};
+    static const uint32_t bounds[] = {250, 500, 900, 1500};
 
     plan->alone = sim_chance(random, 0.04);
     plan->hosts = plan->alone ? 1 : 2 + (unsigned)sim_below(random, 2);
@@ -86,6 +86,7 @@ static void plan_op(struct plan *plan, struct sim_random *random, unsigned place
     op->remove = sim_chance(random, 0.15);
     op->ttl_ms = sim_chance(random, 0.2) ? (uint32_t)sim_between(random, 50, 3000) : 0;
     op->hold_ms = (uint32_t)sim_between(random, 100, sim_chance(random, 0.5) ? 300 : 3000);
+    op->ticket_ms = (uint32_t)sim_between(random, 100, 1500);
     op->bound_ms = sim_chance(random, 0.15) ? (uint32_t)sim_between(random, 20, plan->bound_ms) : 0;
 }
 

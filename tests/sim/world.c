@@ -141,6 +141,7 @@ static void op_read(freshet *cache, struct sim_op *op)
 
     read.bound_ms = load.bound_ms = op->bound_ms;
     load.ttl_ms = op->ttl_ms;
+    load.ticket_ms = op->ticket_ms;
     if (world.plan->tags) {
         load.tags = &tag;
         load.tag_count = 1;
@@ -438,7 +439,7 @@ static void *final_main(void *arg)
         size_t size;
         const char *name = world_key(key, &size);
 
-        for (unsigned try = 0; try < 30; try++) { /* a ticket of somebody who was killed lasts five seconds */
+        for (unsigned try = 0; try < 12; try++) { /* the ticket of somebody who was killed lasts a while */
             struct sim_op op = {.number = 1000 + key, .kind = OP_LOAD, .key = key, .begun = sim_now};
             struct loading_op loading = {&op, false};
 

@@ -42,7 +42,7 @@ struct sim_op {
     int64_t before_ns, after_ns; /* a load's, around its look at the database; a change's, around its commit */
     bool replica;                /* a load: at the database's replica, if it may */
     bool remove;                 /* a change: the row goes */
-    uint32_t ttl_ms, bound_ms, hold_ms;
+    uint32_t ttl_ms, bound_ms, hold_ms, ticket_ms;
     /* what came of it */
     int64_t begun;
     unsigned token;             /* a load's or put's; 0: none */
