@@ -11,6 +11,7 @@
  *       every process gives what the database has
  *   P3  after a change came back with OK nobody on its host gets an older version; after QUEUED nobody gets one from
  *       the tier or from Redis
+ *   P4  after a strong change came back with OK nobody anywhere in the history gets an older version
  *   P6  a value is one that was made for this very key
  *
  * Times are the simulated world's true ones; a host's clock readings are turned into them.
@@ -57,6 +58,13 @@ struct epoch {
     unsigned count;
 };
 
+struct guard { /* as Redis has it */
+    uint8_t id[16];
+    uint32_t keys;
+    uint64_t epoch;
+    int64_t until_us; /* of Redis's time */
+};
+
 struct history { /* what a server has run or copied */
     unsigned changes[CHANGES_MAX];
     unsigned count, base; /* below base: before its last start */
@@ -66,7 +74,8 @@ struct word { /* what a change's caller was told */
     int64_t at, ran;
     unsigned host, key;
     uint64_t version;
-    bool queued;
+    bool queued, strong;
+    unsigned change; /* its number + 1 */
 };
 
 static struct {
@@ -79,6 +88,8 @@ static struct {
     struct history servers[NET_SERVERS];
     struct word words[WORDS_MAX];
     unsigned word_count;
+    struct guard guards[EVENTS_MAX];
+    unsigned guard_count;
     uint64_t announced[KEYS_MAX];
     uint64_t newest[FRESHET_PARTITIONS_MAX];
     uint64_t guarded[KEYS_MAX]; /* committed under a guard */
@@ -265,8 +276,10 @@ static void ran_change(unsigned server, struct sim_op *op, const struct answer *
         if (keys >> key & 1) {
             world_tell("server %u runs change %u of key %u at %llu%s", server, number, key,
                        (unsigned long long)said->position, op ? "" : " (sent again)");
-            if (op && op->version[key])
+            if (op && op->version[key]) {
                 op->ran[key] = sim_now;
+                op->change[key] = number + 1;
+            }
         }
     sim_note(said->position);
 }
@@ -280,6 +293,51 @@ static void ran_guard(unsigned server, struct sim_op *op, const struct answer *s
             op->guarded[key] = sim_now;
             op->server = server;
         }
+}
+
+/* Follow the guards: begun, prolonged while they last, ended. */
+static void guard_ran(unsigned server, enum script script, const struct answer *said, uint32_t keys,
+                      const char *const *argv)
+{
+    const char *id = argv[script == SCRIPT_GUARD ? 4 : 1];
+    int64_t now_us = redis_time_us(net.servers[server].model);
+    struct guard *guard = truth.guards;
+
+    const void *held = NULL;
+    size_t size = 0;
+
+    while (guard < &truth.guards[truth.guard_count] && (memcmp(guard->id, id, 16) != 0 || guard->epoch != said->epoch))
+        guard++;
+    if ((script == SCRIPT_HOLD || memcmp(argv[3], "end", 3) == 0) && answer_bytes(said, 0, &held, &size) && size == 1 &&
+        *(const char *)held == '1' && world.plan->attack != ATTACK_WRITE &&
+        (guard == &truth.guards[truth.guard_count] || guard->until_us <= now_us))
+        check_fail("guards: Redis says that a guard was held, which %s",
+                   guard == &truth.guards[truth.guard_count] ? "this history does not know" : "had run out");
+    if (script == SCRIPT_GUARD && memcmp(argv[3], "begin", 5) == 0) {
+        if (guard == &truth.guards[EVENTS_MAX])
+            return;
+        truth.guard_count += guard == &truth.guards[truth.guard_count];
+        *guard = (struct guard){.keys = keys, .epoch = said->epoch, .until_us = now_us + atol(argv[5]) * 1000};
+        memcpy(guard->id, id, 16);
+    } else if (guard < &truth.guards[truth.guard_count]) {
+        if (script == SCRIPT_GUARD)
+            guard->keys &= ~keys;
+        else if (guard->until_us > now_us)
+            guard->until_us = now_us + atol(argv[2]) * 1000;
+    }
+}
+
+/* Nothing is stored on a key, and nobody gets the right to, while somebody guards it. */
+static void guard_heeded(unsigned server, const struct sim_op *op, const struct answer *said, const char *what)
+{
+    int64_t now_us = redis_time_us(net.servers[server].model);
+
+    if (world.plan->attack == ATTACK_WRITE || plan_has(FAULT_EVICT) || plan_has(FAULT_REDIS_CLOCK))
+        return;
+    for (unsigned i = 0; i < truth.guard_count; i++)
+        if (truth.guards[i].epoch == said->epoch && (truth.guards[i].keys >> op->key & 1) &&
+            truth.guards[i].until_us > now_us)
+            check_fail("guards: op %u's %s of key %u is taken while somebody guards it", op->number, what, op->key);
 }
 
 static void ran_put(unsigned server, struct sim_op *op)
@@ -315,6 +373,24 @@ static void ran_fill(unsigned server, struct sim_op *op, const struct answer *sa
                        op->number, value->key, (double)value->born / 1e6, history->changes[i], (double)change->at / 1e6,
                        (double)sim_now / 1e6);
     }
+}
+
+static uint32_t keys_changed(const char *const *argv, const size_t *sizes, long count);
+
+static void ran_guards(unsigned server, enum script script, const struct sim_op *op, const struct answer *said,
+                       const char *const *argv, const size_t *sizes, long count)
+{
+    if (said->status == ANSWER_OK && script == SCRIPT_GUARD)
+        guard_ran(server, script, said, keys_changed(argv, sizes, count), argv + 3 + count);
+    else if (said->status == ANSWER_OK && script == SCRIPT_HOLD)
+        guard_ran(server, script, said, 0, argv + 3 + count);
+    else if (op && said->status == ANSWER_OK && script == SCRIPT_PUT)
+        guard_heeded(server, op, said, "put");
+    else if (op && said->status == ANSWER_OK && script == SCRIPT_FILL &&
+             !(sizes[3 + count + 2] == 1 && argv[3 + count + 2][0] == '0'))
+        guard_heeded(server, op, said, "fill");
+    else if (op && said->status == ANSWER_TICKET)
+        guard_heeded(server, op, said, "asking for a ticket");
 }
 
 static enum script script_named(int argc, const char *const *argv, const size_t *sizes)
@@ -384,6 +460,7 @@ void check_ran(unsigned server, struct sim_op *op, int argc, const char *const *
         if ((script == SCRIPT_GUARD && answer.status == ANSWER_OK) ||
             (script == SCRIPT_PUT && answer.status == ANSWER_GUARDED))
             ran_guard(server, op, &answer, keys_changed(argv, sizes, keys), script == SCRIPT_GUARD);
+        ran_guards(server, script, op, &answer, argv, sizes, keys);
         if (script == SCRIPT_PUT && answer.status == ANSWER_OK) {
             ran_change(server, op, &answer, keys_changed(argv, sizes, keys));
             ran_put(server, op);
@@ -450,7 +527,7 @@ static void check_bound(const struct sim_op *op, unsigned token, const freshet_a
         check_fail("P1: op %u gets an answer of key %u that is proven for %lld ms, beyond its bound of %u ms",
                    op->number, op->key, (long long)age_ms, bound_ms);
     if (answer->source == FRESHET_FROM_LOADER)
-        epoch = sim_self->page_after = atomic_load(
+        epoch = sim_self->judged_epoch = atomic_load(
             &atomic_load(&((freshet *)sim_self->process->cache)->host)->control.parts[truth.partitions[op->key]].epoch);
     else if (epoch != sim_self->page_before && epoch != sim_self->page_after)
         epoch = sim_self->page_after;
@@ -486,27 +563,40 @@ static bool put_may_stay(const struct value *value, uint64_t version)
     return false;
 }
 
-/* P3: what this host was told before the call began. */
-static void check_words(const struct sim_op *op, unsigned token, const freshet_answer *answer)
+/* Is this word of another host's nothing that this answer must heed?  (P4)  A loader here is not bound by it, an answer
+ * that says it is stale neither; nor, where Redis is split in two, one of the other history. */
+static bool word_is_far(const struct word *word, freshet_result result, const freshet_answer *answer, bool loaded)
+{
+    uint64_t epoch = sim_self->judged_epoch;
+
+    if (!word->strong || word->queued || !word->change || result == FRESHET_STALE)
+        return true;
+    return (answer->source == FRESHET_FROM_LOADER && loaded) || !change_counts(word->change - 1, epoch);
+}
+
+/* P3: what this host was told before the call began; P4: what any was, of a strong write. */
+static void check_words(const struct sim_op *op, unsigned token, freshet_result result, const freshet_answer *answer,
+                        bool loaded)
 {
     const struct value *value = &truth.values[token];
 
     for (unsigned i = 0; i < truth.word_count; i++) {
         const struct word *word = &truth.words[i];
+        bool ours = word->host == sim_self->process->host->number;
 
-        if (word->host != sim_self->process->host->number || word->key != op->key || word->at > op->begun ||
-            value->version >= word->version ||
+        if (word->key != op->key || word->at > op->begun || value->version >= word->version ||
             (value->put && value->born > word->ran && put_may_stay(value, word->version)) ||
-            (word->queued && answer->source == FRESHET_FROM_LOADER))
+            (ours && word->queued && answer->source == FRESHET_FROM_LOADER) ||
+            (!ours && word_is_far(word, result, answer, loaded)))
             continue;
-        check_fail("P3: op %u gets version %llu of key %u from %s at %.3f ms; a change to version %llu had come back "
-                   "with %s on this host at %.3f ms",
-                   op->number, (unsigned long long)value->version, op->key,
+        check_fail("%s: op %u gets version %llu of key %u from %s at %.3f ms; a %schange to version %llu had come back "
+                   "with %s on host %u at %.3f ms",
+                   ours ? "P3" : "P4", op->number, (unsigned long long)value->version, op->key,
                    answer->source == FRESHET_FROM_TIER    ? "the tier"
                    : answer->source == FRESHET_FROM_REDIS ? "Redis"
                                                           : "a loader",
-                   (double)sim_now / 1e6, (unsigned long long)word->version, word->queued ? "QUEUED" : "OK",
-                   (double)word->at / 1e6);
+                   (double)sim_now / 1e6, word->strong ? "strong " : "", (unsigned long long)word->version,
+                   word->queued ? "QUEUED" : "OK", word->host, (double)word->at / 1e6);
     }
 }
 
@@ -536,7 +626,7 @@ void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf
         return;
     if (result != FRESHET_STALE && !(answer->source == FRESHET_FROM_LOADER && loaded))
         check_bound(op, token, answer);
-    check_words(op, token, answer);
+    check_words(op, token, result, answer, loaded);
 }
 
 /* This host was told that its change is done, or waits. */
@@ -546,14 +636,43 @@ static void word_given(const struct sim_op *op, bool queued)
         if (!op->version[key])
             continue;
         truth.words[truth.word_count++] = (struct word){
-            sim_now, op->ran[key] ? op->ran[key] : sim_now, sim_self->process->host->number, key, op->version[key],
-            queued};
+            .at = sim_now,
+            .ran = op->ran[key] ? op->ran[key] : sim_now,
+            .host = sim_self->process->host->number,
+            .key = key,
+            .version = op->version[key],
+            .queued = queued,
+            .strong = op->strong && !queued && op->kind != OP_GUARD,
+            .change = op->change[key],
+        };
         if (op->version[key] > truth.announced[key])
             truth.announced[key] = op->version[key];
     }
 }
 
-void check_changed(struct sim_op *op, freshet_result result)
+/* P4's figures; and what a replica is said to have, it has. */
+static void check_waited(const struct sim_op *op, freshet_result result, const freshet_change *change)
+{
+    const struct history *history = &truth.servers[1 - world.master];
+    bool there = false;
+
+    if (result != FRESHET_OK)
+        return;
+    figures->strong += op->strong && !world.plan->alone;
+    figures->waited_out += change->hosts_waited_out;
+    if (!op->safe || world.plan->alone || change->replicas == 0 || !op->change[op->key])
+        return;
+    figures->safe++;
+    for (unsigned i = 0; i < history->count; i++)
+        there |= history->changes[i] == op->change[op->key] - 1;
+    for (unsigned i = 0; i < world.plan->fault_count; i++)
+        there |= world.plan->faults[i].kind == FAULT_FAILOVER;
+    if (!there)
+        check_fail("replicas: op %u's change is said to be at %u of them, and is at none", op->number,
+                   change->replicas);
+}
+
+void check_changed(struct sim_op *op, freshet_result result, const freshet_change *change)
 {
     world_tell("op %u: %s", op->number, freshet_result_name(result));
     sim_note((uint64_t)result << 40 ^ op->number);
@@ -567,7 +686,8 @@ void check_changed(struct sim_op *op, freshet_result result)
         truth.values[op->token].returned = sim_now;
     if (result == FRESHET_OUTDATED)
         return;
-    if (result != FRESHET_OK && result != FRESHET_QUEUED && result != FRESHET_GUARDED)
+    check_waited(op, result, change);
+    if (result != FRESHET_OK && result != FRESHET_QUEUED && result != FRESHET_GUARDED && result != FRESHET_UNREPLICATED)
         check_fail("op %u: a change came back with %s (%s)", op->number, freshet_result_name(result), freshet_error());
     if (world.plan->alone && op->kind == OP_PUT) /* nobody else tells */
         truth.values[op->token].born = sim_now;

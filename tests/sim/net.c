@@ -140,12 +140,31 @@ static bool read_number(const char *bytes, size_t size, char kind, long *ret_num
 
 #define ARGUMENTS_MOST 600
 
+/* A command as people type it. */
+static size_t read_inline(const char *bytes, size_t size, int *ret_argc, const char **argv, size_t *sizes)
+{
+    const char *end = memchr(bytes, '\r', size);
+
+    if (!end || end + 1 == bytes + size)
+        return 0;
+    *ret_argc = 0;
+    for (const char *at = bytes; at < end; at += sizes[(*ret_argc)++] + 1) {
+        const char *space = memchr(at, ' ', (size_t)(end - at));
+
+        argv[*ret_argc] = at;
+        sizes[*ret_argc] = (size_t)((space ? space : end) - at);
+    }
+    return (size_t)(end - bytes) + 2;
+}
+
 /* One whole command out of what was heard; its size, or 0. */
 static size_t read_command(const char *bytes, size_t size, int *ret_argc, const char **argv, size_t *sizes)
 {
     size_t at, next;
     long count, length;
 
+    if (size && bytes[0] != '*')
+        return read_inline(bytes, size, ret_argc, argv, sizes);
     if (!read_number(bytes, size, '*', &count, &at) || count < 1 || count > ARGUMENTS_MOST)
         return 0;
     for (long i = 0; i < count; i++) {

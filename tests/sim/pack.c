@@ -107,7 +107,7 @@ static void add_number(struct format *format, luaL_Buffer *buffer, size_t size, 
     uint8_t bytes[NUMBER_MOST] = {0};
 
     for (size_t i = 0; i < size; i++)
-        bytes[format->little ? i : size - 1 - i] = i < 8 ? (uint8_t)(bits >> (8 * i)) : 0;
+        bytes[format->little ? i : size - 1 - i] = (uint8_t)(i < 8 ? bits >> (8 * i) : 0);
     luaL_addlstring(buffer, (const char *)bytes, size);
 }
 

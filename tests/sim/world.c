@@ -186,7 +186,8 @@ static void op_commit(struct sim_op *op, unsigned key)
                op->remove ? " (the row goes)" : "");
 }
 
-static freshet_result op_put(freshet *cache, struct sim_op *op, const freshet_write_options *options)
+static freshet_result op_put(freshet *cache, struct sim_op *op, const freshet_write_options *options,
+                             freshet_change *change)
 {
     freshet_buf value = {0};
     freshet_result result;
@@ -196,9 +197,9 @@ static freshet_result op_put(freshet *cache, struct sim_op *op, const freshet_wr
     op->token = check_value(op->key, true, op);
     check_value_is(op->token, op->version[op->key], op->remove);
     if (op->remove)
-        return freshet_put_absent(cache, key, size, options, NULL);
+        return freshet_put_absent(cache, key, size, options, change);
     value_text(&value, op->key, op->version[op->key], op->token);
-    result = freshet_put(cache, key, size, value.data, value.size, options, NULL);
+    result = freshet_put(cache, key, size, value.data, value.size, options, change);
     freshet_buf_free(&value);
     return result;
 }
@@ -206,6 +207,7 @@ static freshet_result op_put(freshet *cache, struct sim_op *op, const freshet_wr
 static void op_change(freshet *cache, struct sim_op *op)
 {
     freshet_write_options options = FRESHET_INIT(freshet_write_options);
+    freshet_change change = FRESHET_INIT(freshet_change);
     freshet_key keys[2];
     freshet_result result;
     unsigned tag = op->key % 2;
@@ -225,6 +227,8 @@ static void op_change(freshet *cache, struct sim_op *op)
     if (world.plan->sources)
         options.source_version = op->version[op->key];
     options.ttl_ms = op->kind == OP_PUT ? op->ttl_ms : 0;
+    options.wait = op->strong ? FRESHET_WAIT_HOSTS : FRESHET_WAIT_NONE;
+    options.wait_replicas = op->safe ? 1 : 0;
     if (op->kind == OP_PUT && world.plan->tags) {
         options.tags = &tag_name;
         options.tag_count = 1;
@@ -232,25 +236,25 @@ static void op_change(freshet *cache, struct sim_op *op)
     }
     switch (op->kind) {
     case OP_INVALIDATE_TWO:
-        result = freshet_invalidate_many(cache, keys, 2, &options, NULL);
+        result = freshet_invalidate_many(cache, keys, 2, &options, &change);
         break;
     case OP_PUT:
-        result = op_put(cache, op, &options);
+        result = op_put(cache, op, &options, &change);
         break;
     case OP_CLEAR:
-        result = freshet_clear(cache, NULL, NULL);
+        result = freshet_clear(cache, &options, &change);
         break;
     case OP_TAGS:
-        result = freshet_invalidate_tags(cache, &tag_name, 1, NULL, NULL);
+        result = freshet_invalidate_tags(cache, &tag_name, 1, &options, &change);
         break;
     case OP_SPACE:
-        result = freshet_clear_namespace(cache, world_tag(2), NULL, NULL);
+        result = freshet_clear_namespace(cache, world_tag(2), &options, &change);
         break;
     default:
-        result = freshet_invalidate(cache, keys[0].data, keys[0].size, &options, NULL);
+        result = freshet_invalidate(cache, keys[0].data, keys[0].size, &options, &change);
         break;
     }
-    check_changed(op, result);
+    check_changed(op, result, &change);
 }
 
 /* The safe way: guard, transaction, commit if there is time left, end.  `replica`: a second row; `remove`: not
@@ -419,7 +423,7 @@ bool world_settled(void)
     return true;
 }
 
-static bool plan_has(enum fault_kind kind)
+bool plan_has(enum fault_kind kind)
 {
     for (unsigned i = 0; i < world.plan->fault_count; i++)
         if (world.plan->faults[i].kind == kind)

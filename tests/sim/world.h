@@ -42,6 +42,8 @@ struct sim_op {
     int64_t before_ns, after_ns; /* a load's, around its look at the database; a change's, around its commit */
     bool replica;                /* a load: at the database's replica, if it may */
     bool remove;                 /* a change: the row goes */
+    bool strong;                 /* a change: wait for all hosts */
+    bool safe;                   /* a change: wait for a replica of Redis */
     uint32_t ttl_ms, bound_ms, hold_ms, ticket_ms;
     /* what came of it */
     int64_t begun;
@@ -49,6 +51,7 @@ struct sim_op {
     uint64_t version[KEYS_MAX]; /* that it committed; 0: none */
     int64_t ran[KEYS_MAX];      /* when Redis ran its change; 0: not */
     unsigned server;            /* that took its guard */
+    unsigned change[KEYS_MAX];  /* the number of its change + 1; 0: none */
     int64_t guarded[KEYS_MAX];  /* when it began the guard */
 };
 
@@ -105,13 +108,14 @@ struct plan {
     bool left_out[2 * EVENTS_MAX]; /* by an operation's or fault's number */
 };
 
+bool plan_has(enum fault_kind kind); /* the run's */
 void plan_make(struct plan *plan, uint64_t seed);
 
 /* ---- figures, of all runs together (in memory that the runs share) ---- */
 
 struct figures {
     uint64_t runs, reads, tier, redis, loader, joined, stale, misses, absents;
-    uint64_t guards, guards_lost, guards_refused;
+    uint64_t guards, guards_lost, guards_refused, strong, waited_out, safe;
     uint64_t changes, queued, outdated, clears, puts, fills, refused;
     uint64_t faults[FAULT_KINDS], epochs, finals, looked;
     uint64_t oldest_permille; /* the greatest age seen of something void, in thousandths of its bound */
@@ -174,7 +178,7 @@ void check_value_is(unsigned token, uint64_t version, bool absent);
 /* A call has come back. */
 void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf, const freshet_answer *answer,
                 bool loaded);
-void check_changed(struct sim_op *op, freshet_result result);
+void check_changed(struct sim_op *op, freshet_result result, const freshet_change *change);
 /* A row is committed under a guard that is surely held: whatever becomes of its holder, nobody may stay behind. */
 void check_guarded(unsigned key, uint64_t version);
 /* A guard has ended; `sent`: its end is confirmed. */
