@@ -781,6 +781,7 @@ static freshet_result load_missed(struct loading *l)
         struct record landed = l->r.record;
 
         landed.as_of = start; /* those who wait compare it with the fence: the load began here */
+        STEP("landing");
         flight_land(l->r.host->flights, l->flight, found || l->unshared ? FRESHET_MISS : result, &landed,
                     l->r.buf->data, l->r.buf->size);
     }

@@ -221,6 +221,29 @@ TEST(a_load_that_is_joined_and_then_overtaken_is_no_answer_for_who_joined)
     end(&scene);
 }
 
+/* The same when the change comes after the load was stored: what was right to keep then is no answer now. */
+TEST(a_load_that_is_joined_and_overtaken_when_it_lands_is_no_answer_for_who_joined)
+{
+    struct scene scene;
+    struct call second;
+
+    begin(&scene, "old");
+    call_begin(&second, scene.a, KEY, &scene.row);
+    EXPECT(!test_until(scene.row.reads > 1, 100)); /* it waits for the first */
+    hold_at("landing", false);
+    sem_post(&scene.row.go);
+    hold_reached();
+    scene.row.value = "new";
+    EXPECT(applied(scene.a, invalidate_at(scene.b, KEY)));
+    sem_post(&scene.row.go);
+    hold_go();
+    EXPECT_EQ(call_end(&second), FRESHET_OK);
+    EXPECT(strcmp(second.got, "new") == 0);
+    EXPECT_EQ(call_end(&scene.load), FRESHET_OK);
+    EXPECT(!gets_that(scene.a, KEY, "old") && !gets_that(scene.b, KEY, "old"));
+    end(&scene);
+}
+
 TEST(an_undisturbed_load_is_called_once_for_all_who_ask)
 {
     struct scene scene;
