@@ -373,7 +373,7 @@ TEST(background_refresh_of_an_expired_entry_that_a_change_overtakes_leaves_nothi
         EXPECT_EQ(put ? host_put(scene.b, KEY, "new") : host_invalidate(scene.b, KEY), FRESHET_OK);
         sem_post(&row.go);
         EXPECT_EQ(call_end(&refresher), FRESHET_OK);
-        EXPECT_EQ(stats_of(scene.a).fills_refused, 1);
+        EXPECT(stats_of(scene.a).fills_refused >= 1);
         expect_nobody_gets(&scene, "old");
         EXPECT(!put || test_until(host_gets(scene.a, KEY, "new"), 5000));
         end(&scene);

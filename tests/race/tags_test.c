@@ -187,6 +187,31 @@ TEST(a_joined_load_is_no_answer_when_its_tag_changes_while_one_waits)
     end(&scene);
 }
 
+/* It was stored, as nothing spoke against it; then the tag changed, and then it was handed on. */
+TEST(a_joined_load_is_no_answer_when_its_tag_changes_as_it_lands)
+{
+    struct scene scene;
+    struct loading leader, joiner;
+
+    begin(&scene);
+    loading_begin(&leader, scene.a, slow_loader, &scene.row);
+    EXPECT(hold_wait_on(&scene.row.read));
+    loading_begin(&joiner, scene.a, loader, &scene.row);
+    for (int i = 0; i < 50; i++)
+        test_pause();
+    EXPECT_EQ(scene.row.reads, 1); /* it waits */
+    hold_at("landing", true);
+    sem_post(&scene.row.go);
+    hold_reached();
+    scene.row.value = "new";
+    EXPECT(applied(scene.a, change_at(scene.b, TAG)));
+    hold_go();
+    loading_end(&leader, "old");
+    loading_end(&joiner, "new");
+    expect_gone(&scene);
+    end(&scene);
+}
+
 /* The same without a fleet, where the tier is all there is. */
 TEST(a_host_alone_keeps_no_load_whose_tag_changed)
 {
