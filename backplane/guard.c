@@ -235,6 +235,9 @@ static freshet_result guard_begin_part(struct fleet *fleet, struct guard_part *p
         else
             result = remote_fail(FRESHET_EREDIS, "Redis answered the guard script with: %.200s", answer.text);
     }
+    if (result == FRESHET_OK)
+        remote_trace("guarded", part->partition, answer.epoch, answer.position, bytes_get64(part->guard->id),
+                     (const uint8_t(*)[16])(part->guard->hashes + part->first), part->count);
     resp_free(reply);
     return result;
 }
@@ -332,6 +335,9 @@ static freshet_result guard_end_part(struct fleet *fleet, const struct guard_par
             (struct remote_confirm){.epoch = answer.epoch, .position = answer.position, .version = work->version};
         result = guard_held(&answer) ? FRESHET_OK : FRESHET_GUARD_LOST;
     }
+    if (result == FRESHET_OK)
+        remote_trace("unguarded", part->partition, answer.epoch, answer.position, bytes_get64(part->guard->id),
+                     (const uint8_t(*)[16])(part->guard->hashes + part->first), part->count);
     resp_free(reply);
     return result;
 }

@@ -75,6 +75,8 @@ static void outbox_confirmed(struct fleet *fleet, const struct answer *answer)
 
     const uint8_t(*hashes)[16] = (const uint8_t(*)[16])outbox->work->hashes;
 
+    remote_trace("resent", outbox->partition, answer->epoch, answer->position, outbox->kind, hashes,
+                 outbox->kind == REMOTE_OUTBOX_CLEAR ? 0 : outbox->count);
     remote_saw_position(fleet->host, outbox->partition, answer->position);
     if (outbox->kind == REMOTE_OUTBOX_CLEAR)
         remote_raise_clear(fleet->host, outbox->partition, answer->position);

@@ -187,6 +187,8 @@ static freshet_result publish_confirmed(struct publishing *p, const struct answe
     struct remote_part page;
     const uint8_t(*hashes)[16] = (const uint8_t(*)[16])p->work->hashes;
 
+    remote_trace("confirmed", p->partition, answer->epoch, answer->position, p->kind, hashes,
+                 p->kind == FRAME_CLEAR ? 0 : p->count);
     remote_part(fleet->host, p->partition, &page);
     if (page.epoch != answer->epoch) {
         (void)renew_look(fleet, p->partition, false, p->deadline_ns);

@@ -301,6 +301,8 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
         result = remote_fail(FRESHET_EREDIS, "Redis answered the ticket script with: %.200s", said.text);
     } else if (said.status == ANSWER_TICKET) {
         store_ticket_taken(&said, context, answer);
+        remote_trace("ticket", key->partition, said.epoch, said.position, bytes_get64(answer->ticket.id), &key->hash,
+                     1);
     } else if (said.status == ANSWER_GUARDED) {
         answer->found = REMOTE_GUARDED;
     } else if (said.status == ANSWER_RECORD && answer_bytes(&said, 0, &bytes, &size)) {
@@ -450,6 +452,8 @@ freshet_result store_fill(void *remote, const struct remote_key *key, const stru
     }
     if (result == FRESHET_OK)
         result = store_filled(fleet, &said, &facts, content, ret_record);
+    if (result == FRESHET_OK)
+        remote_trace("filled", key->partition, said.epoch, said.position, bytes_get64(ticket->id), &key->hash, 1);
     resp_free(reply);
     free(sealed);
     return result;

@@ -31,6 +31,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <trace.h>
 #include <unistd.h>
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
@@ -670,10 +671,13 @@ bool control_adopt(struct control *control, uint32_t partition, uint64_t from, u
     STEP("adopt_unproven");
     (void)control_raise(&part->floor, position);
     (void)control_raise(&part->clear, clear);
+    TRACE(.event = "floor", .partition = partition, .position = position);
     STEP("adopt_floor");
+    TRACE(.event = "applied", .partition = partition, .position = position);
     (void)control_raise(&part->applied, position);
     (void)control_raise(&part->position, position);
     STEP("adopt_applied");
+    TRACE(.event = "epoch", .partition = partition, .epoch = to, .position = position, .extra = from);
     seen = from;
     if (atomic_compare_exchange_strong_explicit(&part->epoch, &seen, to, memory_order_acq_rel, memory_order_acquire))
         return true;
@@ -685,7 +689,9 @@ void control_repair(struct control *control, uint32_t partition, uint64_t positi
     struct control_part *part = &control->parts[partition];
 
     (void)control_raise(&part->floor, position);
+    TRACE(.event = "floor", .partition = partition, .position = position);
     STEP("repair_floor");
+    TRACE(.event = "applied", .partition = partition, .position = position);
     (void)control_raise(&part->applied, position);
     (void)control_raise(&part->position, position);
 }

@@ -6,6 +6,7 @@
  */
 #include <log.h>
 #include <step.h>
+#include <trace.h>
 
 #include <errno.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #define LOG_LISTENERS 16u
 
 void (*_Atomic step_hook)(const char *point);
+void (*_Atomic trace_hook)(const struct trace *trace);
 
 static _Thread_local char log_sentence[LOG_LINE];
 

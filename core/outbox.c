@@ -41,6 +41,7 @@
 #include <owner.h>
 #include <page.h>
 #include <step.h>
+#include <trace.h>
 
 /* A slot's word:  owner's start 27 | owner's pid 22 | 0, 6 | partition 4 | kind 2 | state 3.  Free: all 0.
  * A shared clear's:  start 27 | pid 22 | 0, 1 | generation 11 | state 3.
@@ -230,6 +231,8 @@ bool control_outbox_add(struct control *control, uint32_t partition, enum contro
         STEP("outbox_filled");
         atomic_store(&slot->word, ours | OUTBOX_SENDING);
     }
+    TRACE(.event = "written", .partition = partition, .extra = kind, .hashes = hashes,
+          .count = kind == OUTBOX_CLEAR ? 0 : count);
     return true;
 }
 

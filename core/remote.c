@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <step.h>
 #include <string.h>
+#include <trace.h>
 #include <unistd.h>
 
 static struct host *host_behind(struct remote_host *remote)
@@ -116,6 +117,7 @@ void remote_raise(struct remote_host *remote, const uint8_t (*hashes)[16], uint3
         key_from_hash(&key, &control->space, hashes[i]);
         (void)control_raise(control_fence(control, partition, key.slot), position);
     }
+    TRACE(.event = "fence", .partition = partition, .position = position, .hashes = hashes, .count = count);
     (void)control_raise(&control->parts[partition].newest_change_ns, (uint64_t)clock_boot_ns());
 }
 
@@ -135,10 +137,12 @@ void remote_raise_clear(struct remote_host *remote, uint32_t partition, uint64_t
 
     if (control_raise(&part->clear, position))
         (void)control_raise(&part->newest_change_ns, (uint64_t)clock_boot_ns());
+    TRACE(.event = "clear", .partition = partition, .position = position);
 }
 
 void remote_applied(struct remote_host *remote, uint32_t partition, uint64_t position)
 {
+    TRACE(.event = "applied", .partition = partition, .position = position);
     (void)control_raise(&host_behind(remote)->control.parts[partition].applied, position);
 }
 
@@ -186,7 +190,11 @@ bool remote_prove(struct remote_host *remote, uint32_t partition, struct remote_
 {
     struct control_question asked = {.asked_ns = question.asked_ns, .rotation = question.rotation};
 
-    return control_prove(&host_behind(remote)->control, partition, asked, epoch, position);
+    if (!control_prove(&host_behind(remote)->control, partition, asked, epoch, position))
+        return false;
+    TRACE(.event = "proven", .partition = partition, .epoch = epoch, .position = position,
+          .extra = (uint64_t)asked.asked_ns);
+    return true;
 }
 
 void remote_forget_proof(struct remote_host *remote, uint32_t partition)
@@ -396,4 +404,11 @@ uint32_t remote_partition(const uint8_t hash[16], uint32_t partitions)
 void remote_step(const char *point)
 {
     STEP(point);
+}
+
+void remote_trace(const char *event, uint32_t partition, uint64_t epoch, uint64_t position, uint64_t extra,
+                  const uint8_t (*hashes)[16], uint32_t count)
+{
+    TRACE(.event = event, .partition = partition, .epoch = epoch, .position = position, .extra = extra,
+          .hashes = hashes, .count = count);
 }

@@ -250,5 +250,8 @@ void remote_tag_hash(const char *name, bool name_space, const void *tag, size_t 
 uint32_t remote_partition(const uint8_t hash[16], uint32_t partitions);
 /* A named point where a test may hold this thread (core's step.h). */
 void remote_step(const char *point);
+/* An event of the protocol, for a test that follows a run (core's trace.h). */
+void remote_trace(const char *event, uint32_t partition, uint64_t epoch, uint64_t position, uint64_t extra,
+                  const uint8_t (*hashes)[16], uint32_t count);
 
 #endif

@@ -283,6 +283,22 @@ MUTANTS = [
            "        remote_applied(fleet->host, partition, position);\n        *applied = position;\n        return true;\n"
            "    }\n    remote_step",
            race('log_test.a_log_entry_that_nobody_signed')),
+    mutant('applied is raised before its fences', 'backplane/receive.c',
+           "    receive_apply(fleet, partition, &frame, position);\n"
+           "    remote_applied(fleet->host, partition, position);\n",
+           "    remote_applied(fleet->host, partition, position);\n"
+           "    receive_apply(fleet, partition, &frame, position);\n",
+           race('trace_test.what_real_runs_do')),
+    mutant('a proof counts from its answer', 'core/remote.c',
+           "{.asked_ns = question.asked_ns, .rotation = question.rotation};\n\n    if (!control_prove",
+           "{.asked_ns = clock_boot_ns(), .rotation = question.rotation};\n\n    if (!control_prove",
+           race('trace_test.what_real_runs_do')),
+    mutant('an answer of an epoch just adopted proves itself', 'backplane/store.c',
+           "    if (page->proven_ns == 0)\n        return 0;\n", "",
+           race('failover_test.what_a_lost_master_confirmed')),
+    mutant('what was confirmed in an epoch that ends is let go of', 'core/outbox.c',
+           "    if (outbox_outlived(control, partition, epoch))\n        after = (seen & PLACE_MASK) | OUTBOX_QUEUED;\n", "",
+           unit('outbox_test.what_was_confirmed_in_an_epoch_that_ends')),
     mutant('the channel moves applied', 'backplane/receive.c',
            "    if (*ret_raised)\n        receive_apply(fleet, partition, &frame, position);",
            "    if (*ret_raised) {\n        receive_apply(fleet, partition, &frame, position);\n"
