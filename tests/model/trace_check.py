@@ -18,8 +18,8 @@ their stores, and what must hold of each:
   written            in the outbox: some time later it is confirmed
   returned           a change returned to its caller: answers begun later on this host are not older (P3); and when
                      the host adopts an epoch, it is sent again before anything is proven there
-  read               an answer: no change of its epoch and key above its as-of was confirmed longer than the bound before
-                     it was judged (P1)
+  read               an answer: no change of its epoch and key above its as-of was confirmed longer than the bound
+                     before it was judged (P1)
 
 With --spoil copies of the trace are spoiled, for each rule in turn, and must be found out.  Exit status: 0 all holds,
 1 it does not, 2 the run shows too little to tell.
