@@ -42,10 +42,13 @@ MUTANTS = [
            race('refill_test.a_load_that_an_invalidation_of_another')),
     mutant('a running load is joined whatever came since', 'core/freshet.c',
            "    if (servable(&l->r.record, control, &l->r.key, l->r.bound_ns, 0, &l->r.judgement) != SERVABLE)\n"
-           "        return FRESHET_MISS;\n"
-           "    control_count(control, COUNT_JOINED, 1);",
+           "        return FRESHET_MISS;\n    control_count(control, COUNT_JOINED, 1);",
+           "    l->r.judgement = (struct judgement){.now_ns = clock_boot_ns()};\n"
            "    control_count(control, COUNT_JOINED, 1);",
            race('refill_test.a_load_that_is_joined')),
+    mutant('a put that its caller has given up is stored', 'backplane/scripts/put.lua',
+           "local stored = guards.count == 0 and now <= last", "local stored = guards.count == 0",
+           unit('scripts_test.a_put_that_its_caller')),
     mutant('flights do not look at the fence', 'core/flight.c',
            "    if (flight && flight->start >= fence) {", "    (void)fence;\n    if (flight) {",
            unit('flight_test.')),
