@@ -159,8 +159,8 @@ TEST(a_promoted_replica_that_lacks_the_last_writes)
     end(&scene);
 }
 
-/* Two masters for a while: what the one that loses has confirmed must reach the hosts that were with the other, where it
- * was loaded meanwhile, before the change. */
+/* Two masters for a while: what the one that loses has confirmed must reach the hosts that were with the other, where
+ * the key was loaded meanwhile, before the change. */
 TEST(what_the_losing_master_confirmed_last_is_sent_to_the_winning_one)
 {
     const char *const keys[] = {"split", "cleared"};

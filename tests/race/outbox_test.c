@@ -236,7 +236,7 @@ TEST(a_process_killed_anywhere_in_its_change_leaves_no_old_answer)
         EXPECT(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
         EXPECT(info.si_code == CLD_KILLED);
         test_kill(child, SIGKILL); /* it has done so itself; this buries it */
-        /* Before "filled" nothing had been begun.  From then on the key is hidden here, at once and until it is sent. */
+        /* Up to "filled" nothing was promised.  From then on the key is hidden here, at once and until it is sent. */
         for (int n = 0; i > 1 && n < 20; n++) {
             EXPECT(!gets_that(scene.a, "k", "old"));
             test_pause();
