@@ -259,10 +259,13 @@ static bool redis_on_path(void)
     const char *path = getenv("PATH");
     char file[512];
 
-    for (const char *part = path ? path : ""; *part; part += strcspn(part, ":"), part += *part == ':') {
-        snprintf(file, sizeof file, "%.*s/redis-server", (int)strcspn(part, ":"), part);
+    for (size_t at = 0; path && path[at]; at += path[at] == ':') {
+        size_t size = strcspn(path + at, ":");
+
+        snprintf(file, sizeof file, "%.*s/redis-server", (int)size, path + at);
         if (access(file, X_OK) == 0)
             return true;
+        at += size;
     }
     return false;
 }

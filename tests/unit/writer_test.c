@@ -468,6 +468,48 @@ TEST(a_stopped_sibling_holds_up_no_caller)
     stage_close(&stage);
 }
 
+/* Put a record of this version of its source, compared. */
+static freshet_result put_compared(struct stage *stage, uint32_t name, uint64_t version, unsigned ms,
+                                   uint64_t *ret_position)
+{
+    struct record record = record_of(8, 0);
+    uint8_t value[8];
+    struct key key;
+
+    record.source_version = version;
+    value_fill(value, sizeof value, name);
+    key_of(stage, &key, &name);
+    return writer_put_compared(stage->writer, &key, &record, value, clock_boot_ns() + ms * CLOCK_NS_PER_MS,
+                               ret_position);
+}
+
+TEST(a_put_that_compares_happens_in_time_or_never)
+{
+    uint64_t position = 0, first;
+    struct record record;
+    struct stage stage;
+    struct key key;
+    uint32_t one = 1;
+    pid_t holder;
+
+    stage_open(&stage, 8 * MIB);
+    key_of(&stage, &key, &one);
+    EXPECT_EQ(put_compared(&stage, 1, 7, 10000, &first), FRESHET_OK);
+    EXPECT(has(&stage, 1, &record) && record.source_version == 7 && record.born == first);
+    EXPECT_EQ(atomic_load(control_fence(&stage.control, 0, key.slot)), first);
+    EXPECT_EQ(put_compared(&stage, 1, 6, 10000, &position), FRESHET_OUTDATED);
+    EXPECT_EQ(atomic_load(control_fence(&stage.control, 0, key.slot)), first); /* and has changed nothing */
+    holder = stopped_holder(&stage);
+    EXPECT_EQ(put_compared(&stage, 1, 8, 50, &position), FRESHET_MISS);
+    test_kill(holder, SIGKILL);
+    EXPECT_EQ(flush(&stage, 10000), FRESHET_OK); /* the thread has come to it by now */
+    EXPECT(has(&stage, 1, &record) && record.source_version == 7);
+    EXPECT_EQ(atomic_load(control_fence(&stage.control, 0, key.slot)), first);
+    EXPECT_EQ(put_compared(&stage, 1, 7, 10000, &position), FRESHET_OK);
+    EXPECT(position > first && has(&stage, 1, &record) && record.born == position);
+    stage_close(&stage);
+}
+
 TEST(closing_leaves_a_writer_behind_that_a_stopped_sibling_holds_up)
 {
     struct stage stage;
