@@ -395,7 +395,7 @@ struct loading {
     struct remote_change content; /* what the loader answered */
     /* The rest is set when it is needed: a hit pays for none of it. */
     struct reading r;
-    struct tags tags;
+    struct tags tags, given; /* of the answer; of the options */
 };
 
 freshet_result freshet_load_tag(freshet_load_request *request, const char *tag)
@@ -421,6 +421,7 @@ static freshet_result load_call(struct loading *l)
     freshet_result result;
 
     l->r.buf->size = 0;
+    l->tags = l->given; /* what an earlier call told is of an earlier answer */
     l->since_ns = clock_boot_ns();
     control_count(&l->r.host->control, COUNT_LOADS, 1);
     result = l->loader(&request, l->r.buf, l->arg);
@@ -473,6 +474,15 @@ static void load_record(struct loading *l)
     memcpy(l->r.record.tags, l->tags.numbers, sizeof l->tags.numbers);
 }
 
+/* Is a change of the key, or of a tag of the options', in this host's outbox? */
+static bool load_waiting(const struct loading *l)
+{
+    const struct control *control = &l->r.host->control;
+
+    return control_outbox_pending(control, &l->r.key) ||
+           control_outbox_pending_tags(control, l->r.key.partition, l->given.numbers, l->given.count);
+}
+
 /* Has something changed so lately, as far as this host knows, that the source's replica may not have it yet?  Asked
  * where no ticket tells of the key itself. */
 static bool load_after_change(const struct loading *l)
@@ -480,7 +490,7 @@ static bool load_after_change(const struct loading *l)
     const struct control *control = &l->r.host->control;
     uint64_t changed_ns = atomic_load(&control->parts[l->r.key.partition].newest_change_ns);
 
-    if (control_outbox_pending(control, &l->r.key))
+    if (load_waiting(l))
         return true;
     return changed_ns != 0 && clock_boot_ns() - (int64_t)changed_ns < PREFER_PRIMARY_NS;
 }
@@ -537,8 +547,8 @@ static bool load_after_own_change(const struct loading *l)
     const struct control *control = &l->r.host->control;
     uint64_t newest = load_fence(l), fence;
 
-    for (uint32_t i = 0; i < l->tags.count; i++) {
-        fence = atomic_load(control_tag_fence(control, l->r.key.partition, l->tags.numbers[i]));
+    for (uint32_t i = 0; i < l->given.count; i++) {
+        fence = atomic_load(control_tag_fence(control, l->r.key.partition, l->given.numbers[i]));
         newest = fence > newest ? fence : newest;
     }
     return control_changed_lately(control, l->r.key.partition, newest);
@@ -589,7 +599,7 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     freshet_result result, filled;
 
     /* Redis has not heard of what waits in this host's outbox. */
-    l->prefer_primary = ticket->prefer_primary || l->outdated || control_outbox_pending(&l->r.host->control, &l->r.key);
+    l->prefer_primary = ticket->prefer_primary || l->outdated || load_waiting(l);
     l->outdated = l->unshared = false;
     result = load_call(l);
     if (result < 0 || l->content.value_size > l->value_max) {
@@ -629,6 +639,16 @@ static bool load_pause(int64_t deadline_ns, int round)
     return true;
 }
 
+/* Does this host serve nothing of the key just now, nor of a tag of the entry that was found, since a change of it
+ * waits for Redis?  Then there is no sense in waiting for an answer from there. */
+static bool load_hidden(const struct loading *l, bool found)
+{
+    const struct control *control = &l->r.host->control;
+
+    return control_outbox_pending(control, &l->r.key) ||
+           (found && control_outbox_pending_tags(control, l->r.key.partition, l->r.record.tags, l->r.record.tag_count));
+}
+
 /* Lead a load in the fleet: an entry, the right to fill, or wait for who has it. */
 static freshet_result load_remote(struct loading *l)
 {
@@ -664,7 +684,7 @@ static freshet_result load_remote(struct loading *l)
             control_count(&l->r.host->control, COUNT_REDIS_HITS, 1);
             return result;
         }
-        if (answer.found == REMOTE_SEALED || control_outbox_pending(&l->r.host->control, &l->r.key) ||
+        if (answer.found == REMOTE_SEALED || load_hidden(l, answer.found == REMOTE_RECORD) ||
             !load_pause(reading_deadline(&l->r), round))
             return load_unkept(l);
     }
@@ -812,7 +832,7 @@ freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, co
     if (result == FRESHET_MISS) {
         host_count(l.r.host, COUNT_MISSES, clock_boot_ns());
         result =
-            tags_take(&l.tags, &l.r.host->control.space, l.options.tags, l.options.tag_count, l.options.name_space);
+            tags_take(&l.given, &l.r.host->control.space, l.options.tags, l.options.tag_count, l.options.name_space);
         if (result != FRESHET_OK)
             return reading_end(&l.r, result);
         if (!l.r.ops && control_fleet(&l.r.host->control) != 0)

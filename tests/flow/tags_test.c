@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BOUND 500
 #define TABLE "freshet:{default:0}:tagfence"
@@ -226,6 +227,43 @@ TEST(what_is_stored_after_the_change_counts)
     redis_stop(&redis);
 }
 
+/* Before anybody has told this host of its own change (who listens for it is stopped). */
+TEST(a_change_holds_on_its_own_host_when_it_returns)
+{
+    const char *dir = fresh_dir();
+    struct redis redis;
+    freshet *mine;
+    int ready[2];
+    char byte;
+    pid_t child;
+
+    redis_start(&redis, NULL);
+    EXPECT_EQ(pipe(ready), 0);
+    if ((child = test_fork()) == 0) {
+        freshet *theirs = host_join(dir, &redis, 10000);
+
+        EXPECT(test_until(stats_of(theirs).subscriber_pid == getpid(), 5000));
+        EXPECT_EQ(write(ready[1], "1", 1), 1);
+        for (;;)
+            pause();
+    }
+    EXPECT_EQ(read(ready[0], &byte, 1), 1);
+    mine = host_join(dir, &redis, 10000);
+    put(mine, "red", "red", NULL);
+    put(mine, "in", NULL, "space");
+    put(mine, "none", NULL, NULL);
+    EXPECT(freshet_flush(mine, 2000) == FRESHET_OK && tier_serves(mine, "red") && tier_serves(mine, "in"));
+    test_kill(child, SIGSTOP);
+    EXPECT_EQ(change(mine, "red"), FRESHET_OK);
+    EXPECT_EQ(freshet_clear_namespace(mine, "space", NULL, NULL), FRESHET_OK);
+    EXPECT(host_peek(mine, "red", NULL, 0) == FRESHET_MISS && host_peek(mine, "in", NULL, 0) == FRESHET_MISS);
+    EXPECT_EQ(host_peek(mine, "none", NULL, 0), FRESHET_OK);
+    EXPECT_EQ(stats_of(mine).subscriber_pid, child); /* nobody has taken over yet */
+    test_kill(child, SIGKILL);
+    freshet_close(mine);
+    redis_stop(&redis);
+}
+
 /* ---- loads ---- */
 
 static freshet_result tagging_loader(freshet_load_request *request, freshet_buf *value, void *arg)
@@ -294,6 +332,40 @@ static freshet_result greedy_loader(freshet_load_request *request, freshet_buf *
         result = freshet_load_tag(request, name);
     }
     return result == FRESHET_OK ? freshet_buf_set(value, "v", 1) : result;
+}
+
+/* Answers first what is older than the stored, and is asked again. */
+static freshet_result lagging_loader(freshet_load_request *request, freshet_buf *value, void *arg)
+{
+    int *calls = arg;
+    char name[16];
+
+    ++*calls;
+    for (int i = 0; i < 10; i++) {
+        snprintf(name, sizeof name, "t%d", i);
+        EXPECT_EQ(freshet_load_tag(request, name), FRESHET_OK);
+    }
+    request->source_version = *calls == 1 ? 5 : 7;
+    return freshet_buf_set(value, "v", 1);
+}
+
+TEST(a_loader_that_is_asked_twice_tells_its_tags_once)
+{
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
+    struct redis redis;
+    freshet *cache;
+    int calls = 0;
+
+    redis_start(&redis, NULL);
+    cache = host_join(fresh_dir(), &redis, BOUND);
+    options.source_version = 6;
+    EXPECT_EQ(freshet_put(cache, "k", 1, "newer", 5, &options, NULL), FRESHET_OK);
+    EXPECT_EQ(host_invalidate(cache, "k"), FRESHET_OK); /* Redis remembers version 6 */
+    EXPECT_EQ(freshet_load(cache, "k", 1, NULL, lagging_loader, &calls, NULL, NULL), FRESHET_OK);
+    EXPECT_EQ(calls, 2);
+    EXPECT(freshet_flush(cache, 2000) == FRESHET_OK && look(cache, "k").tag_count == 10);
+    freshet_close(cache);
+    redis_stop(&redis);
 }
 
 TEST(a_loader_may_give_sixteen_tags_and_no_more)
