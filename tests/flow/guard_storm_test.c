@@ -3,7 +3,7 @@
  *
  * A row's every version and the moment of its commit stand in memory that all processes share, so that each answer
  * out of the cache can be judged: the next version must not have been committed longer than the bound ago, though its
- * writer may have been killed right after the commit.  Readers read slowly at times, so that loads overlap whole writes.
+ * writer may have been killed right after the commit.  Readers are slow at times, so that loads overlap whole writes.
  */
 #include <freshet_fleet.h>
 #include <hosts.h>
