@@ -45,16 +45,18 @@ static inline bool history_change(struct history *history, freshet *cache, bool 
     uint32_t next = history->newest + 1;
     char value[16];
     freshet_result result;
+    bool confirmed;
 
     EXPECT(next < HISTORY_MOST - 1);
     snprintf(value, sizeof value, "%u", next);
     history->row = next;
     result = put ? host_put(cache, "k", value) : host_invalidate(cache, "k");
-    EXPECT(result == FRESHET_OK || result == FRESHET_QUEUED);
-    if (result == FRESHET_OK)
+    confirmed = result == FRESHET_OK || result == FRESHET_GUARDED; /* too late by Redis's clock: it invalidates */
+    EXPECT(confirmed || result == FRESHET_QUEUED);
+    if (confirmed)
         history->confirmed[next] = test_now_ns();
     history->newest = next;
-    return result == FRESHET_OK;
+    return confirmed;
 }
 
 /* The database's row. */
