@@ -312,7 +312,8 @@ MUTANTS = [
            "    remote_applied(fleet->host, part->partition, position);\n    {",
            race('log_test.a_lost_last_message')),
     mutant('a repair sets no floor', 'core/control.c',
-           "    (void)control_raise(&part->floor, position);\n    STEP(\"repair_floor\");",
+           "    (void)control_raise(&part->floor, position);\n"
+           "    TRACE(.event = \"floor\", .partition = partition, .position = position);\n    STEP(\"repair_floor\");",
            "    STEP(\"repair_floor\");",
            race('log_test.a_trimmed_log')),
     mutant('an adoption keeps the old epoch', 'backplane/renew.c',
