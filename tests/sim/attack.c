@@ -104,7 +104,9 @@ static bool take_string(const struct redis_reply *reply, const char **ret_bytes,
 
     if (!line)
         return false;
-    *ret_size = (size_t)strtoul(reply->bytes + 1, NULL, 10);
+    *ret_size = 0;
+    for (const char *digit = reply->bytes + 1; *digit >= '0' && *digit <= '9'; digit++)
+        *ret_size = 10 * *ret_size + (size_t)(*digit - '0');
     *ret_bytes = line + 1;
     return true;
 }

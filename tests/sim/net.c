@@ -40,10 +40,11 @@ static void append(char **bytes, size_t *size, size_t *room, const void *more, s
 {
     if (*size + more_size > *room) {
         *room = 2 * (*size + more_size) + 256;
-        *bytes = realloc(*bytes, *room);
+        *bytes = realloc(*bytes, *room + 1);
     }
     memcpy(*bytes + *size, more, more_size);
     *size += more_size;
+    (*bytes)[*size] = '\0'; /* numbers are read up to it at most */
 }
 
 static void wake(struct sim_conn *conn)
@@ -233,6 +234,7 @@ static void run_commands(struct sim_conn *conn)
     }
     memmove(conn->heard, conn->heard + at, conn->heard_size - at);
     conn->heard_size -= at;
+    conn->heard[conn->heard_size] = '\0';
 }
 
 static void arrive_server(void *arg, uint64_t number)

@@ -44,13 +44,14 @@ void redis_reply_free(struct redis_reply *reply)
 
 void reply_add(struct redis_reply *reply, const void *bytes, size_t size)
 {
-    if (reply->size + size > reply->room) {
+    if (reply->size + size >= reply->room) {
         reply->room = (reply->size + size) * 2 + 64;
         reply->bytes = reply_grow(reply->bytes, reply->room);
     }
     if (size)
         memcpy(reply->bytes + reply->size, bytes, size);
     reply->size += size;
+    reply->bytes[reply->size] = '\0'; /* numbers are read up to it at most */
 }
 
 /* A line of a type and a number: the most frequent thing, so without printf. */
