@@ -604,3 +604,31 @@ TEST(tags_that_cannot_be_are_refused)
     EXPECT_EQ(freshet_load_tag(NULL, "x"), FRESHET_EINVAL);
     freshet_close(cache);
 }
+
+/* ---- waiting for all hosts ---- */
+
+TEST(a_strong_change_of_a_tag_returns_when_every_host_has_it)
+{
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
+    freshet_change told = FRESHET_INIT(freshet_change);
+    const char *red = "red";
+    struct redis redis;
+    freshet *a, *b;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, BOUND);
+    b = host_join(fresh_dir(), &redis, BOUND);
+    options.wait = FRESHET_WAIT_HOSTS;
+    for (int round = 0; round < 5; round++) {
+        share(a, b, "red", "red", NULL);
+        share(a, b, "in", NULL, "space");
+        EXPECT_EQ(freshet_invalidate_tags(a, &red, 1, &options, &told), FRESHET_OK);
+        EXPECT_EQ(host_peek(b, "red", NULL, 0), FRESHET_MISS); /* at once */
+        EXPECT(told.position > 0);
+        EXPECT_EQ(freshet_clear_namespace(a, "space", &options, &told), FRESHET_OK);
+        EXPECT_EQ(host_peek(b, "in", NULL, 0), FRESHET_MISS);
+    }
+    freshet_close(a);
+    freshet_close(b);
+    redis_stop(&redis);
+}
