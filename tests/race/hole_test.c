@@ -108,7 +108,7 @@ TEST(a_repair_of_an_ended_history_that_goes_on_late_hides_no_change)
     EXPECT(test_until(*phase == 1, 20000));
     test_kill(listener, SIGSTOP);
     scene.a = host_join(fresh_dir(), &scene.redis, BOUND);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 300; i++) /* a position that a history which began at 1 would be long in reaching */
         EXPECT_EQ(host_invalidate(scene.a, "another"), FRESHET_OK);
     EXPECT(redis_int(&scene.redis, "XTRIM " PREFIX "log MAXLEN 0") > 0);
     test_kill(listener, SIGCONT);
