@@ -580,6 +580,7 @@ static freshet_result fleet_rejoin(freshet *cache, void *abandoned)
 
 static const struct remote_ops fleet_ops = {
     .fetch = store_fetch,
+    .latest = store_latest,
     .ticket = store_ticket,
     .fill = store_fill,
     .give_back = store_give_back,

@@ -193,7 +193,7 @@ static bool guard_held(const struct answer *answer)
 
 /* Redis has set the guard: raise our own fences.  A page that is in another epoch, or leaves this one while we are at
  * it, has not what the promise needs. */
-static freshet_result guard_begun(struct fleet *fleet, struct guard_part *part, const struct publish_work *work,
+static freshet_result guard_begun(struct fleet *fleet, struct guard_part *part, struct publish_work *work,
                                   const struct answer *answer, int64_t deadline_ns)
 {
     struct remote_part page;
@@ -206,8 +206,10 @@ static freshet_result guard_begun(struct fleet *fleet, struct guard_part *part, 
     remote_saw_position(fleet->host, part->partition, answer->position);
     remote_raise(fleet->host, (const uint8_t(*)[16])work->hashes, part->count, part->partition, answer->position);
     remote_part(fleet->host, part->partition, &page);
-    if (page.epoch == answer->epoch)
+    if (page.epoch == answer->epoch) {
+        strong_note(&work->strong, part->partition, answer, work->counter, fleet_now_ns());
         return FRESHET_OK;
+    }
     fleet_wake(fleet);
     return remote_fail(FRESHET_ENET, "Redis has begun a new history just now: nothing is guarded, try again");
 }
@@ -285,12 +287,18 @@ freshet_result guard_begin(void *remote, const struct remote_guarding *guarding,
         result = remote_fail(FRESHET_ENOMEM, "no memory to guard %" PRIu32 " keys", guarding->count);
     else if (lines_away(fleet->lines))
         result = remote_fail(FRESHET_ENET, "Redis cannot be reached: nothing is guarded");
+    if (work)
+        work->strong.hosts = guarding->wait_hosts;
     for (; result == FRESHET_OK && begun < guard->parts_count; begun++) {
         result = guard_begin_part(fleet, &guard->parts[begun], work, deadline_ns, &sent);
         remote_step("guard_part_begun");
     }
     if (result == FRESHET_OK) {
-        guard_list(fleet, guard);
+        struct strong_verdict verdict;
+
+        guard_list(fleet, guard); /* it is prolonged while we wait */
+        if (guarding->wait_hosts)
+            strong_wait(fleet, &work->strong, NULL, NULL, &verdict);
         *ret_guard = guard;
     } else {
         if (begun > 0)
@@ -358,6 +366,9 @@ freshet_result guard_end(void *remote, struct remote_guard *guard, uint64_t sour
         queued |= result == FRESHET_QUEUED;
         held &= result != FRESHET_GUARD_LOST;
     }
+    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
+        ret_confirm->parts[p] =
+            (struct remote_confirmed){work->strong.parts[p].epoch, work->strong.parts[p].position};
     publish_work_close(work);
     pthread_mutex_lock(&fleet->guards.lock);
     lost = queued ? lost : guard->lost; /* Redis's word counts for more than our reckoning */

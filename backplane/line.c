@@ -34,7 +34,7 @@
 #define LINES_LEAVE_NS      (100 * 1000000ll)   /* a server that became a replica is left no more often than that */
 #define LINE_SLICE_NS       (20 * 1000000ll)    /* how long a blocking recv lasts at most */
 #define LINE_CHUNK          16384u
-#define LINES_WAIT_SLACK_NS (50 * 1000000ll)  /* for the answer to a WAIT whose time is over */
+#define LINES_WAIT_SLACK_NS (150 * 1000000ll) /* Redis looks at a WAIT's time ten times a second */
 #define LINES_PATIENCE_NS   (250 * 1000000ll) /* to give up a connect sooner says more of the caller than of Redis */
 
 struct line {      /* a connection */
@@ -570,6 +570,7 @@ static bool line_replicate(struct line *line, struct lines_replicas *replicas)
     char words[80];
     int size;
 
+    left_ms -= left_ms / 4 < 100 ? left_ms / 4 : 100; /* so that its answer is here in time */
     /* In Redis a time of 0 would be for ever. */
     size = snprintf(words, sizeof words, "WAIT %u %lld\r\n", replicas->wanted, left_ms > 0 ? (long long)left_ms : 1);
     if (line_send(line, words, (size_t)size, deadline_ns) != LINE_WELL ||

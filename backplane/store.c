@@ -204,7 +204,11 @@ static freshet_result store_fetched(struct fleet *fleet, const struct remote_key
     /* A head from beyond is forged: as-of so high would outlive every change. */
     *ret_again = store_agrees(whole ? head : NULL, page) != STORE_AGREES || remote_clock(fleet->host) == 0 ||
                  head->position > fleet_time_us(fleet) + RENEW_REACH;
-    if (*ret_again || !record)
+    if (*ret_again)
+        return FRESHET_OK;
+    answer->epoch = head->epoch;
+    answer->position = head->position;
+    if (!record)
         return FRESHET_OK;
     answer->asked_ns = store_proof(head, page, proof);
     return store_answer(fleet, key, record->text, record->size, head->epoch, head->position, head->clear, answer, buf);
@@ -335,6 +339,72 @@ freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t
         result = renew_look(fleet, key->partition, false, deadline_ns);
         if (result == FRESHET_OK)
             result = store_ticket_ask(fleet, key, life, deadline_ns, answer, buf, &again);
+    }
+    return result == FRESHET_MISS || result == FRESHET_EINVAL ? FRESHET_OK : result;
+}
+
+/* ---- the latest ---- */
+
+/* One question.  *ret_again: of another history than the page's. */
+static freshet_result store_latest_ask(struct fleet *fleet, const struct remote_key *key,
+                                       const struct remote_record *known, int64_t deadline_ns,
+                                       struct remote_answer *answer, freshet_buf *buf, bool *ret_again)
+{
+    const struct fleet_names *names = &fleet->names[key->partition];
+    uint8_t context[FLEET_CONTEXT_SIZE], version[8], writer[8];
+    char name[FLEET_NAME_SIZE], born[24];
+    const char *argv[] = {names->head, name, names->tagfence, (const char *)context, born, (const char *)version,
+                          (const char *)writer};
+    size_t sizes[] = {strlen(names->head), fleet_record_name(names, key->hash, name), strlen(names->tagfence),
+                      sizeof context, 0, sizeof version, sizeof writer};
+    struct resp *reply = NULL;
+    struct remote_part page;
+    struct answer said;
+    const void *bytes;
+    size_t size;
+    freshet_result result;
+
+    answer->found = REMOTE_NONE;
+    *ret_again = false;
+    sizes[4] = (size_t)snprintf(born, sizeof born, "%" PRIu64, known ? known->born : 0);
+    bytes_put64(version, known ? known->version : 0);
+    bytes_put64(writer, known ? known->writer : 0);
+    remote_part(fleet->host, key->partition, &page);
+    fleet_context(fleet, page.epoch, 0, context);
+    answer->asked_ns = page.proven_ns != 0 ? fleet_now_ns() : 0;
+    result = lines_script(fleet->lines, SCRIPT_LATEST, 3, 7, argv, sizes, deadline_ns, &reply, NULL);
+    if (result != FRESHET_OK)
+        return result;
+    if (!answer_read(&said, reply) || said.status == ANSWER_CONFLICT) {
+        result = remote_fail(FRESHET_EREDIS, "Redis answered the script latest with: %.200s", said.text);
+    } else {
+        *ret_again = said.epoch != page.epoch || said.position < page.position || remote_clock(fleet->host) == 0;
+        answer->epoch = said.epoch;
+        answer->position = said.position;
+        if (!*ret_again && said.status == ANSWER_CURRENT)
+            answer->found = REMOTE_CURRENT;
+        else if (!*ret_again && said.status == ANSWER_RECORD && answer_bytes(&said, 0, &bytes, &size))
+            result = store_answer(fleet, key, bytes, size, said.epoch, said.position, 0, answer, buf);
+    }
+    resp_free(reply);
+    return result;
+}
+
+freshet_result store_latest(void *remote, const struct remote_key *key, const struct remote_record *known,
+                            int64_t deadline_ns, struct remote_answer *answer, freshet_buf *buf)
+{
+    struct fleet *fleet = remote;
+    freshet_result result;
+    bool again;
+
+    fleet_mind(fleet);
+    result = store_latest_ask(fleet, key, known, deadline_ns, answer, buf, &again);
+    if (result == FRESHET_OK && again) {
+        result = renew_look(fleet, key->partition, false, deadline_ns);
+        if (result == FRESHET_OK)
+            result = store_latest_ask(fleet, key, known, deadline_ns, answer, buf, &again);
+        if (again)
+            answer->found = REMOTE_NONE;
     }
     return result == FRESHET_MISS || result == FRESHET_EINVAL ? FRESHET_OK : result;
 }

@@ -32,6 +32,8 @@ bool store_tags_stand(const struct resp *reply, const struct stored_head *head, 
 
 freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                            struct remote_answer *answer, freshet_buf *buf);
+freshet_result store_latest(void *remote, const struct remote_key *key, const struct remote_record *known,
+                            int64_t deadline_ns, struct remote_answer *answer, freshet_buf *buf);
 freshet_result store_ticket(void *remote, const struct remote_key *key, uint32_t ticket_ms, int64_t deadline_ns,
                             struct remote_answer *answer, freshet_buf *buf);
 freshet_result store_fill(void *remote, const struct remote_key *key, const struct remote_ticket *ticket,

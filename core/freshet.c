@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <step.h>
 #include <string.h>
+#include <token.h>
 #include <tags.h>
 #include <turn.h>
 
@@ -132,6 +133,9 @@ struct reading {
     int64_t deadline_ns; /* 0 until somebody has to wait */
     uint32_t deadline_ms;
     bool serve_stale;
+    freshet_read_level level;
+    struct token_part need; /* at least this new; position 0: no claim */
+    bool met;               /* Redis was seen to be as far */
     struct record record;
     struct judgement judgement;
 };
@@ -189,8 +193,54 @@ static freshet_result reading_start(struct reading *r, freshet *cache, const voi
     r->deadline_ns = 0;
     r->deadline_ms = deadline_ms ? deadline_ms : cache->options.deadline_ms;
     r->serve_stale = cache->options.policy == FRESHET_SERVE_STALE;
+    r->level = FRESHET_READ_BOUNDED;
+    r->need.position = 0;
     key_make(&r->key, &r->host->control.space, key, key_size);
     return FRESHET_OK;
+}
+
+/* Level and token, where they are given. */
+static freshet_result reading_demand(struct reading *r, freshet_read_level level, const char *text)
+{
+    struct token token;
+
+    if (level != FRESHET_READ_BOUNDED && level != FRESHET_READ_ANY && level != FRESHET_READ_LATEST)
+        return fail(FRESHET_EINVAL, "level is %d: give FRESHET_READ_BOUNDED, _ANY or _LATEST", (int)level);
+    r->level = level;
+    r->serve_stale |= level == FRESHET_READ_ANY;
+    if (!text || !text[0])
+        return FRESHET_OK;
+    if (!token_decode(&token, &r->host->control.space, r->host->shape.name, text))
+        return fail(FRESHET_EINVAL, "the token is garbled, or of another cache");
+    r->need = token.parts[r->key.partition];
+    r->met = false;
+    return FRESHET_OK;
+}
+
+/* The history that this host is in, as tokens name it: without a fleet it is the page's own. */
+static uint64_t token_epoch(const struct control *control, uint64_t epoch)
+{
+    return epoch ? epoch : control->generation;
+}
+
+/* Is this host as far as the token demands?  Everything up to there is then in the fences that are looked at next. */
+static bool reading_host_meets(const struct reading *r)
+{
+    const struct control *control = &r->host->control;
+    const struct control_part *part = &control->parts[r->key.partition];
+    uint64_t epoch = atomic_load_explicit(&part->epoch, memory_order_acquire);
+
+    return token_epoch(control, epoch) == r->need.epoch &&
+           atomic_load_explicit(epoch ? &part->applied : &part->position, memory_order_acquire) >= r->need.position;
+}
+
+/* Is the record in hand as new as the token demands, if the host's fences allow it?  Ask before they are looked at. */
+static inline bool reading_meets(const struct reading *r)
+{
+    if (r->need.position == 0)
+        return true;
+    return token_epoch(&r->host->control, r->record.epoch) == r->need.epoch &&
+           (r->record.as_of >= r->need.position || reading_host_meets(r));
 }
 
 static int64_t reading_deadline(struct reading *r)
@@ -201,10 +251,12 @@ static int64_t reading_deadline(struct reading *r)
 }
 
 /* What is told of an answer, beside its value. */
-static void answer_fill(const struct record *record, const struct judgement *judged, freshet_source source,
-                        freshet_result result, freshet_answer *answer)
+static void answer_fill(const struct record *record, const struct judgement *judged, uint32_t partition,
+                        freshet_source source, freshet_result result, freshet_answer *answer)
 {
     freshet_answer full = {
+        .partition = partition,
+        .epoch = record->epoch,
         .source = source,
         .stale = result == FRESHET_STALE,
         .version = record->version,
@@ -230,14 +282,17 @@ static freshet_result reading_answer(struct reading *r, freshet_source source, f
     if (result == FRESHET_ABSENT)
         r->buf->size = 0;
     if (r->answer)
-        answer_fill(&r->record, &r->judgement, source, result, r->answer);
+        answer_fill(&r->record, &r->judgement, r->key.partition, source, result, r->answer);
     return result;
 }
 
 static freshet_result reading_end(struct reading *r, freshet_result result)
 {
-    if (result == FRESHET_MISS)
+    if (result == FRESHET_MISS) {
         r->buf->size = 0;
+        if (r->need.position != 0 && !r->met && !reading_host_meets(r))
+            result = FRESHET_UNPROVEN;
+    }
     if (r->scratch.data)
         freshet_buf_free(&r->scratch);
     return result;
@@ -248,6 +303,7 @@ static freshet_result read_tier_uncounted(struct reading *r, enum verdict *ret_v
 {
     struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
     freshet_result result;
+    bool meets;
 
     /* The judge's two random words come from memory while the tree is walked. */
     __builtin_prefetch(control_fence(&r->host->control, r->key.partition, r->key.slot));
@@ -256,7 +312,10 @@ static freshet_result read_tier_uncounted(struct reading *r, enum verdict *ret_v
     *ret_verdict = VOID_EXPIRED;
     if (result != FRESHET_OK)
         return result == FRESHET_ENOMEM ? fail(result, "no memory for the value") : FRESHET_MISS;
+    meets = reading_meets(r);
     *ret_verdict = servable(&r->record, &r->host->control, &r->key, r->bound_ns, 0, &r->judgement);
+    if (!meets)
+        *ret_verdict = VOID_EPOCH; /* for this reader */
     if (*ret_verdict != SERVABLE)
         return FRESHET_MISS;
     control_touch(&r->host->control, r->key.touch);
@@ -323,11 +382,19 @@ static freshet_result read_remote_record(struct reading *r, const struct remote_
     record_from_remote(&r->record, &answer->record, &r->key, r->buf->size);
     if (r->record.kind == RECORD_ABSENT)
         r->buf->size = 0;
-    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE)
+    bool meets = reading_meets(r);
+    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE ||
+        !meets)
         return FRESHET_MISS;
     (void)host_fill(r->host, &r->key, &r->record, r->buf->data,
                     NULL); /* one that fails costs a fetch, not the answer */
     return reading_answer(r, FRESHET_FROM_REDIS, FRESHET_OK);
+}
+
+/* Redis was as far as the token demands when it answered. */
+static void reading_met(struct reading *r, const struct remote_answer *answer)
+{
+    r->met |= answer->epoch == r->need.epoch && answer->position >= r->need.position;
 }
 
 /* Ask Redis, again while changes overtake its answers. */
@@ -339,11 +406,14 @@ static freshet_result read_remote(struct reading *r)
     for (int round = 0; round < ASK_ROUNDS && result == FRESHET_MISS; round++) {
         struct remote_answer answer = {0};
 
+        if (round > 0 && r->need.position != 0 && !r->met)
+            break; /* it will not have got there by now */
         result = r->ops->fetch(atomic_load(&r->host->remote), &key, r->bound_ns, reading_deadline(r), &answer, r->buf);
         if (result == FRESHET_ENOMEM)
             return result;
         if (result < 0)
             return read_stale(r);
+        reading_met(r, &answer);
         if (answer.found != REMOTE_RECORD) {
             control_count(&r->host->control, COUNT_REDIS_MISSES, 1);
             return FRESHET_MISS;
@@ -354,6 +424,77 @@ static freshet_result read_remote(struct reading *r)
     return result;
 }
 
+/* The tier's copy is what Redis's master has: it was read anew, as it were. */
+static freshet_result read_confirmed(struct reading *r, const struct remote_answer *answer)
+{
+    struct control *control = &r->host->control;
+    uint64_t as_of = r->record.as_of;
+    bool meets;
+
+    STEP("confirmed_latest");
+    r->record.as_of = answer->position;
+    r->record.epoch = answer->epoch;
+    meets = reading_meets(r);
+    if (servable(&r->record, control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE || !meets) {
+        r->record.as_of = as_of;
+        return FRESHET_MISS;
+    }
+    if (as_of < atomic_load(control_fence(control, r->key.partition, r->key.slot))) /* a neighbour's change voided it */
+        (void)host_fill(r->host, &r->key, &r->record, r->buf->data, NULL);
+    return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
+}
+
+/* Ask Redis's master, whatever the tier has; only what the tier lacks is sent. */
+static freshet_result read_latest(struct reading *r)
+{
+    struct remote_key key = key_for_remote(&r->key);
+    freshet_result result = tier_read(atomic_load_explicit(&r->host->tier, memory_order_acquire), &r->key, &r->record,
+                                      r->buf);
+    struct remote_record known = {.born = r->record.born, .version = r->record.version, .writer = r->record.writer};
+    bool have = result == FRESHET_OK && r->record.epoch != 0;
+
+    if (result == FRESHET_ENOMEM)
+        return fail(result, "no memory for the value");
+    result = FRESHET_MISS;
+    for (int round = 0; round < ASK_ROUNDS && result == FRESHET_MISS; round++) {
+        struct remote_answer answer = {0};
+
+        result = r->ops->latest(atomic_load(&r->host->remote), &key, have ? &known : NULL, reading_deadline(r), &answer,
+                                r->buf);
+        if (result == FRESHET_ENOMEM)
+            return result;
+        if (result < 0)
+            return read_stale(r);
+        reading_met(r, &answer);
+        if (answer.found == REMOTE_CURRENT) {
+            result = read_confirmed(r, &answer);
+        } else if (answer.found == REMOTE_RECORD) {
+            result = read_remote_record(r, &answer);
+            have = false; /* its bytes stand in the buffer now */
+        } else {
+            control_count(&r->host->control, COUNT_REDIS_MISSES, 1);
+            return FRESHET_MISS;
+        }
+    }
+    control_count(&r->host->control, result == FRESHET_MISS ? COUNT_REDIS_MISSES : COUNT_REDIS_HITS, 1);
+    return result;
+}
+
+/* The first look of a read: into the tier, or, for the latest, to Redis; *ret_final: there is no second. */
+static freshet_result read_first(struct reading *r, enum verdict *ret_verdict, bool *ret_final)
+{
+    freshet_result result;
+
+    *ret_verdict = VOID_EPOCH;
+    *ret_final = r->level == FRESHET_READ_LATEST && (r->ops || control_fleet(&r->host->control) != 0);
+    if (*ret_final)
+        return r->ops ? read_latest(r) : FRESHET_MISS;
+    result = read_tier(r, ret_verdict);
+    if (result == FRESHET_MISS && *ret_verdict == TOO_OLD && r->level == FRESHET_READ_ANY)
+        result = read_stale(r);
+    return result;
+}
+
 freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, const freshet_read_options *given,
                            freshet_buf *buf, freshet_answer *answer)
 {
@@ -361,16 +502,23 @@ freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, con
     struct reading r;
     enum verdict verdict;
     freshet_result result;
+    bool final;
 
     if (given && (result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK)
         return result;
     if ((result = reading_start(&r, cache, key, key_size, options.bound_ms, options.deadline_ms, buf, answer)) !=
         FRESHET_OK)
         return result;
-    result = read_tier(&r, &verdict);
+    if (given && (result = reading_demand(&r, options.level, options.token)) != FRESHET_OK)
+        return result;
+    if (options.tier_only && r.level == FRESHET_READ_LATEST)
+        return fail(FRESHET_EINVAL, "the latest is Redis's to tell: give no tier_only");
+    if (options.tier_only)
+        r.ops = NULL;
+    result = read_first(&r, &verdict, &final);
     if (result == FRESHET_MISS) {
         host_count(r.host, COUNT_MISSES, clock_boot_ns());
-        if (r.ops && !options.tier_only)
+        if (r.ops && !final)
             result = read_remote(&r);
         else if (verdict == TOO_OLD)
             result = read_stale(&r);
@@ -388,6 +536,7 @@ struct loading {
     uint32_t value_max;
     bool prefer_primary;
     bool outdated;                /* it is older than what was known of the key */
+    bool alone;                   /* what others load is not new enough */
     bool unshared;                /* it is for this caller alone */
     struct flight *flight;        /* who waits in this process for this load; NULL: nobody may */
     struct turn turn;             /* among the host's processes, while it is ours */
@@ -454,7 +603,7 @@ static freshet_result load_answer(struct loading *l, freshet_result result)
 
     l->r.judgement = (struct judgement){.now_ns = now_ns, .age_ns = now_ns - l->since_ns};
     if (l->r.answer)
-        answer_fill(&l->r.record, &l->r.judgement, FRESHET_FROM_LOADER, result, l->r.answer);
+        answer_fill(&l->r.record, &l->r.judgement, l->r.key.partition, FRESHET_FROM_LOADER, result, l->r.answer);
     if (l->outdated && l->r.answer && l->r.answer->struct_size > offsetof(freshet_answer, outdated))
         l->r.answer->outdated = true;
     return result;
@@ -500,7 +649,7 @@ static freshet_result load_unkept(struct loading *l)
 {
     freshet_result result;
 
-    l->prefer_primary |= l->outdated || load_after_change(l);
+    l->prefer_primary |= l->alone || l->outdated || load_after_change(l);
     l->outdated = false;
     result = load_call(l);
     if (result < 0)
@@ -599,7 +748,7 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     freshet_result result, filled;
 
     /* Redis has not heard of what waits in this host's outbox. */
-    l->prefer_primary = ticket->prefer_primary || l->outdated || load_waiting(l);
+    l->prefer_primary = ticket->prefer_primary || l->alone || l->outdated || load_waiting(l);
     l->outdated = l->unshared = false;
     result = load_call(l);
     if (result < 0 || l->content.value_size > l->value_max) {
@@ -684,6 +833,8 @@ static freshet_result load_remote(struct loading *l)
             control_count(&l->r.host->control, COUNT_REDIS_HITS, 1);
             return result;
         }
+        if (answer.found == REMOTE_RECORD && !reading_meets(&l->r))
+            return load_unkept(l); /* what Redis has is not new enough for this caller, but stands for the others */
         if (answer.found == REMOTE_SEALED || load_hidden(l, answer.found == REMOTE_RECORD) ||
             !load_pause(reading_deadline(&l->r), round))
             return load_unkept(l);
@@ -781,7 +932,7 @@ static freshet_result load_turn(struct loading *l, uint64_t *start)
 /* A miss in the tier: one caller of this process goes on, the others wait for it. */
 static freshet_result load_missed(struct loading *l)
 {
-    bool fresh = load_host_fresh(l), lead = fresh, found = false;
+    bool fresh = !l->alone && load_host_fresh(l), lead = fresh, found = false;
     uint64_t start = load_position(l);
     freshet_result result = FRESHET_MISS;
 
@@ -815,6 +966,7 @@ freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, co
     struct loading l;
     enum verdict verdict;
     freshet_result result;
+    bool final;
 
     if (!loader)
         return fail(FRESHET_EINVAL, "freshet_load: the loader is NULL");
@@ -828,9 +980,12 @@ freshet_result freshet_load(freshet *cache, const void *key, size_t key_size, co
         return result;
     l.ttl_ms = cache->options.ttl_ms;
     l.value_max = cache->options.value_max;
-    result = read_tier(&l.r, &verdict);
+    if (given && (result = reading_demand(&l.r, l.options.level, l.options.token)) != FRESHET_OK)
+        return result;
+    result = read_first(&l.r, &verdict, &final);
     if (result == FRESHET_MISS) {
         host_count(l.r.host, COUNT_MISSES, clock_boot_ns());
+        l.alone = final || (l.r.need.position != 0 && !reading_host_meets(&l.r));
         result =
             tags_take(&l.given, &l.r.host->control.space, l.options.tags, l.options.tag_count, l.options.name_space);
         if (result != FRESHET_OK)
@@ -897,6 +1052,16 @@ freshet_result changing_end(struct changing *c, freshet_result result, const str
         .replicas = confirm->replicas,
     };
 
+    struct token token = {0};
+
+    for (uint32_t p = 0; p < c->host->control.space.partitions; p++)
+        if (c->ops)
+            token.parts[p] = (struct token_part){confirm->parts[p].epoch, confirm->parts[p].position};
+        else
+            token.parts[p] = (struct token_part){c->host->control.generation,
+                                                 atomic_load(&c->host->control.parts[p].position)};
+    if (result >= 0 && result != FRESHET_QUEUED && (!c->ops || confirm->position != 0))
+        token_encode(&token, &c->host->control.space, c->host->shape.name, full.token);
     if (result == FRESHET_QUEUED) /* a part of it may be confirmed: that is no position of the whole */
         full.position = full.epoch = 0;
     if (c->change) {
@@ -1172,6 +1337,45 @@ freshet_result freshet_clear(freshet *cache, const freshet_write_options *given,
     }
     confirm.version = clock_real_us();
     return changing_end(&c, FRESHET_OK, &confirm);
+}
+
+/* ---- tokens ---- */
+
+freshet_result freshet_token_of(freshet *cache, const freshet_answer *answer, char ret_token[FRESHET_TOKEN_SIZE])
+{
+    struct token token = {0};
+    struct host *host;
+
+    if (!cache || !answer || !ret_token || answer->struct_size < offsetof(freshet_answer, epoch) + sizeof answer->epoch)
+        return fail(FRESHET_EINVAL, "freshet_token_of: give a cache, an answer of this header's, and room");
+    ret_token[0] = '\0';
+    if (!(host = host_of(cache)))
+        return FRESHET_EIO;
+    if (answer->partition >= host->control.space.partitions || answer->position >> 53)
+        return fail(FRESHET_EINVAL, "freshet_token_of: the answer is none of this cache's");
+    if (answer->position == 0)
+        return FRESHET_UNPROVEN;
+    token.parts[answer->partition] =
+        (struct token_part){token_epoch(&host->control, answer->epoch), answer->position};
+    token_encode(&token, &host->control.space, host->shape.name, ret_token);
+    return FRESHET_OK;
+}
+
+freshet_result freshet_token_join(freshet *cache, const char *a, const char *b, char ret_token[FRESHET_TOKEN_SIZE])
+{
+    struct token one, two;
+    struct host *host;
+
+    if (!cache || !ret_token)
+        return fail(FRESHET_EINVAL, "freshet_token_join: the %s is NULL", cache ? "room" : "cache");
+    if (!(host = host_of(cache)))
+        return FRESHET_EIO;
+    if (!token_decode(&one, &host->control.space, host->shape.name, a) ||
+        !token_decode(&two, &host->control.space, host->shape.name, b))
+        return fail(FRESHET_EINVAL, "a token is garbled, or of another cache");
+    token_join(&one, &two);
+    token_encode(&one, &host->control.space, host->shape.name, ret_token);
+    return FRESHET_OK;
 }
 
 freshet_result freshet_flush(freshet *cache, uint32_t deadline_ms)

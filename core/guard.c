@@ -172,7 +172,8 @@ freshet_result freshet_guard_begin(freshet *cache, const freshet_key *keys, size
     guard->remote = atomic_load(&c.host->remote);
     control_count(&c.host->control, COUNT_INVALIDATIONS, guard->count);
     if (c.ops) {
-        struct remote_guarding guarding = {guard->keys, guard->count, options.hold_ms, options.fixed};
+        struct remote_guarding guarding = {guard->keys, guard->count, options.hold_ms, options.fixed,
+                                            options.wait == FRESHET_WAIT_HOSTS};
 
         result = c.ops->guard_begin(guard->remote, &guarding, c.deadline_ns, &guard->remote_guard);
     } else {

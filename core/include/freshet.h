@@ -38,6 +38,7 @@ extern "C" {
 #define FRESHET_VALUE_MAX_DEFAULT (16u << 20) /* bytes in a value unless value_max says otherwise */
 #define FRESHET_NAME_MAX          64u         /* bytes in a cache's name: letters, digits, '.', '_', '-' */
 #define FRESHET_PARTITIONS_MAX    16u
+#define FRESHET_TOKEN_SIZE        384u /* room for a token, with the 0 at its end */
 #define FRESHET_TAGS_MAX          16u  /* tags of an entry */
 #define FRESHET_TAG_MAX           256u /* bytes in a tag's or a namespace's name; at least 1, any bytes but zero */
 
@@ -174,13 +175,26 @@ typedef struct freshet_answer {
     int64_t ttl_ms;          /* left until it expires; -1: it does not */
     int64_t judged_at_ns;    /* CLOCK_BOOTTIME of the last clock reading before it was judged servable */
     bool outdated;           /* loaded, but below the source version that is known of the key: nobody else gets it */
+    uint32_t partition;      /* of the key; with epoch and position what freshet_token_of makes a token of */
+    uint64_t epoch;          /* of the history that `position` is in; 0 without a fleet */
 } freshet_answer;
+
+/* How new an answer must be. */
+typedef enum freshet_read_level {
+    FRESHET_READ_BOUNDED = 0, /* within bound_ms */
+    FRESHET_READ_ANY = 1,     /* what the tier has, but nothing that is known to be void: where the bound cannot be
+                               * shown it is FRESHET_STALE at once, whatever the policy, and Redis is not asked */
+    FRESHET_READ_LATEST = 2   /* what Redis's master has now: it is always asked, and moves no value that is here */
+} freshet_read_level;
 
 typedef struct freshet_read_options {
     size_t struct_size;
     uint32_t deadline_ms; /* for asking Redis; 0: the cache's */
     uint32_t bound_ms;    /* tighter than the cache's max_staleness_ms; 0: the cache's */
     bool tier_only;       /* do not ask Redis */
+    freshet_read_level level;
+    const char *token; /* at least as new as this (freshet_change.token, freshet_token_of), or FRESHET_UNPROVEN: its
+                        * history has ended, Redis has not got that far, or cannot be asked.  NULL or "": no claim */
 } freshet_read_options;
 
 /* Get an entry: FRESHET_OK with its value in *buf, FRESHET_ABSENT, FRESHET_STALE, or FRESHET_MISS (the buffer is then
@@ -218,6 +232,8 @@ typedef struct freshet_load_options {
     const char *const *tags; /* of what is loaded, as in freshet_write_options */
     size_t tag_count;
     const char *name_space;
+    freshet_read_level level; /* as in freshet_read_options; with FRESHET_READ_LATEST no running load is joined */
+    const char *token;        /* likewise; what cannot be shown to be as new is loaded, and prefer_primary is told */
 } freshet_load_options;
 
 /* Get or load: like freshet_get, and on a miss let one caller load for all (on this host by waiting, in the fleet by a
@@ -227,6 +243,17 @@ typedef struct freshet_load_options {
 FRESHET_API freshet_result freshet_load(freshet *cache, const void *key, size_t key_size,
                                         const freshet_load_options *options, freshet_loader loader, void *arg,
                                         freshet_buf *buf, freshet_answer *answer);
+
+/* ---- tokens -------------------------------------------------------------------------------------------------- */
+
+/* Make a token of a read's answer: who reads with it gets nothing older than that answer.  FRESHET_UNPROVEN and "" for
+ * an answer that nothing keeps (a load whose result was not stored): it has no place in the history. */
+FRESHET_API freshet_result freshet_token_of(freshet *cache, const freshet_answer *answer,
+                                            char ret_token[FRESHET_TOKEN_SIZE]);
+/* The later of two in each partition, to carry one for all that a session has seen; NULL and "" say nothing.
+ * FRESHET_EINVAL: garbled, or of another cache. */
+FRESHET_API freshet_result freshet_token_join(freshet *cache, const char *a, const char *b,
+                                              char ret_token[FRESHET_TOKEN_SIZE]);
 
 /* ---- change -------------------------------------------------------------------------------------------------- */
 
@@ -270,6 +297,8 @@ typedef struct freshet_change {
     uint32_t hosts_waited_out; /* ... and those that did not say so within the bound, and serve nothing older by now */
     bool bound_waited; /* the bound was waited, for those or since the registry of hosts was too young to trust */
     uint32_t replicas; /* of wait_replicas: how many had it */
+    char token[FRESHET_TOKEN_SIZE]; /* printable: who reads with it, on whatever host, gets nothing older than this
+                                     * change; "" when queued */
 } freshet_change;
 
 typedef struct freshet_key {
@@ -335,6 +364,8 @@ typedef struct freshet_guard_options {
     uint32_t deadline_ms; /* for Redis; 0: the cache's */
     uint32_t hold_ms;     /* how long the guard outlives its holder; 0: 10,000; 100 to 600,000 */
     bool fixed;           /* do not prolong it: it ends hold_ms after its begin */
+    freshet_wait wait;    /* FRESHET_WAIT_HOSTS: return when no host serves the keys any more, as of a strong write; so
+                           * no cached read is older than the database's commit, wherever it is made */
 } freshet_guard_options;
 
 /* Guard the keys, all or none, whichever partitions they are in, and invalidate them.  Anything but FRESHET_OK: there

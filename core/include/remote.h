@@ -40,6 +40,7 @@ enum remote_found {
     REMOTE_RECORD, /* an entry: *record and buf */
     REMOTE_NONE,   /* Redis answered: no live entry (for `ticket`: and somebody else may fill it) */
     REMOTE_TICKET, /* no entry, and the right to fill it is ours */
+    REMOTE_CURRENT, /* of `latest`: the copy that the caller named */
     REMOTE_SEALED, /* an entry that this host cannot open, or that has just expired: nobody gets a ticket for it */
     REMOTE_GUARDED /* a database write is in progress: what is loaded now is for its caller alone */
 };
@@ -47,6 +48,7 @@ enum remote_found {
 struct remote_answer {
     enum remote_found found;
     struct remote_record record;
+    uint64_t epoch, position; /* of the history when it was answered; 0: not told */
     int64_t asked_ns; /* CLOCK_BOOTTIME before the question was sent, the answer's own proof; 0: it has none */
     struct remote_ticket ticket;
 };
@@ -89,6 +91,7 @@ struct remote_guarding {
     uint32_t count;
     uint32_t hold_ms;
     bool fixed;
+    bool wait_hosts; /* return when no host serves anything older */
 };
 
 /* All calls are for any thread and end by their deadline (CLOCK_BOOTTIME ns).  A failure is FRESHET_ENET (not reached
@@ -98,6 +101,9 @@ struct remote_ops {
      * only where the master was seen to be one; else 0, and the page's proven-at judges. */
     freshet_result (*fetch)(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                             struct remote_answer *answer, freshet_buf *buf);
+    /* Ask the master, now, for its entry; `known` (may be NULL): a copy whose value need not be sent again. */
+    freshet_result (*latest)(void *remote, const struct remote_key *key, const struct remote_record *known,
+                             int64_t deadline_ns, struct remote_answer *answer, freshet_buf *buf);
     /* Ask for an entry or the right to fill it. */
     freshet_result (*ticket)(void *remote, const struct remote_key *key, uint32_t ticket_ms, int64_t deadline_ns,
                              struct remote_answer *answer, freshet_buf *buf);

@@ -370,6 +370,7 @@ TEST(a_lost_registry_speaks_for_nobody)
     struct host *hosts = hosts_map(1);
     struct written written;
     struct redis redis;
+    int64_t lost_ns;
     freshet *cache;
 
     redis_start(&redis, NULL);
@@ -381,10 +382,12 @@ TEST(a_lost_registry_speaks_for_nobody)
     all_serve(hosts, 1, 1, written.returned_ns);
     /* The other host cannot tell that it is there: nobody knows of it. */
     EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+    lost_ns = test_now_ns();
     EXPECT_EQ(redis_int(&redis, "DEL " HOSTS_KEY), 1);
     EXPECT(test_until(redis_int(&redis, "EXISTS " HOSTS_KEY) == 1, 5000)); /* our own report draws another */
     written = put(cache, "2", FRESHET_WAIT_HOSTS);
-    EXPECT(written.result == FRESHET_OK && written.change.bound_waited && written.took_ns >= BOUND * MS);
+    EXPECT(written.result == FRESHET_OK);
+    EXPECT(written.returned_ns - lost_ns >= BOUND_NS); /* it may have grown old before we wrote: the machine is busy */
     EXPECT(kill(hosts[0].pid, SIGCONT) == 0);
     all_serve(hosts, 1, 2, written.returned_ns);
     none_served_after(hosts, 1, 1, written.returned_ns);
