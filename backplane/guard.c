@@ -355,7 +355,7 @@ freshet_result guard_end(void *remote, struct remote_guard *guard, uint64_t sour
 {
     struct fleet *fleet = remote;
     struct publish_work *work = publish_work_open(guard->count);
-    bool queued = false, lost = guard_left(guard) == 0, held = true;
+    bool queued = false, held = true;
 
     if (!work) /* the guard stays: the caller may try again */
         return remote_fail(FRESHET_ENOMEM, "no memory to end a guard on %" PRIu32 " keys", guard->count);
@@ -371,14 +371,14 @@ freshet_result guard_end(void *remote, struct remote_guard *guard, uint64_t sour
             (struct remote_confirmed){work->strong.parts[p].epoch, work->strong.parts[p].position};
     publish_work_close(work);
     pthread_mutex_lock(&fleet->guards.lock);
-    lost = queued ? lost : guard->lost; /* Redis's word counts for more than our reckoning */
+    held &= !guard->lost;
     guard_forget(&fleet->guards, guard);
     pthread_mutex_unlock(&fleet->guards.lock);
     if (queued)
         ret_confirm->position = ret_confirm->epoch = 0;
-    if (lost || !held)
-        return FRESHET_GUARD_LOST;
-    return queued ? FRESHET_QUEUED : FRESHET_OK;
+    if (queued) /* whatever became of it, first of all it is not confirmed */
+        return FRESHET_QUEUED;
+    return held ? FRESHET_OK : FRESHET_GUARD_LOST;
 }
 
 void guard_drop(struct remote_guard *guard)

@@ -216,21 +216,25 @@ static freshet_result guard_end_elsewhere(freshet_guard *guard, struct changing 
         .count = guard->count,
         .source_version = c->options.source_version,
     };
+    freshet_result lost = FRESHET_GUARD_LOST;
 
-    /* A parent's guard is left alone by its child, memory and all: its locks may be held by ghosts. */
-    if (guard->born_in == atomic_load(&host_fork_generation)) {
-        if (guard->ops)
-            guard->ops->guard_drop(guard->remote_guard);
-        else
-            (void)keeper_end(guard->keeper, &guard->kept);
-    }
     if (c->ops) {
-        if (c->ops->change(atomic_load(&c->host->remote), &invalidate, c->deadline_ns, confirm) != FRESHET_OK)
-            confirm->position = confirm->epoch = 0;
+        freshet_result result = c->ops->change(atomic_load(&c->host->remote), &invalidate, c->deadline_ns, confirm);
+
+        if (result < 0)
+            return result;
+        lost = result == FRESHET_OK ? FRESHET_GUARD_LOST : result;
     } else {
         confirm->position = guard_raise(c->host, guard);
     }
-    return FRESHET_GUARD_LOST;
+    /* A parent's guard is left alone by its child, memory and all: its locks may be held by ghosts. */
+    if (guard->born_in != atomic_load(&host_fork_generation))
+        return lost;
+    if (guard->ops)
+        guard->ops->guard_drop(guard->remote_guard);
+    else
+        (void)keeper_end(guard->keeper, &guard->kept);
+    return lost;
 }
 
 static freshet_result guard_end_local(freshet_guard *guard, struct changing *c, struct remote_confirm *confirm)
@@ -258,6 +262,8 @@ freshet_result freshet_guard_end(freshet_guard *guard, const freshet_write_optio
                                        &confirm);
     else
         result = guard_end_local(guard, &c, &confirm);
+    if (result < 0)
+        return result;
     guard_free(guard);
     return changing_end(&c, result, &confirm);
 }

@@ -56,7 +56,7 @@ typedef enum freshet_result {
                              * a token: nothing can be shown to be as new */
     FRESHET_GUARDED = 7,    /* a put on a guarded key, or that reached Redis too late: nothing was stored, it acted
                              * as an invalidation */
-    FRESHET_GUARD_LOST = 8, /* the guard was not held, or cannot be shown to have been held, until its end */
+    FRESHET_GUARD_LOST = 8, /* the guard was not held until its end; the keys are invalidated all the same */
     FRESHET_UNREPLICATED = 9, /* the master has it, but fewer replicas than asked for had it before the deadline */
     /* failures */
     FRESHET_EINVAL = -1,   /* an argument or option is out of its range */
@@ -381,11 +381,11 @@ FRESHET_API freshet_result freshet_guard_begin(freshet *cache, const freshet_key
 FRESHET_API int64_t freshet_guard_left(freshet_guard *guard);
 
 /* End the guard: once more an invalidation of its keys, and the guard's memory goes.  FRESHET_OK: it was held from
- * begin to end without a break.  FRESHET_GUARD_LOST: it was not, or that cannot be shown; the keys are invalidated all
- * the same (change->position is 0 where Redis has not confirmed it yet).  FRESHET_QUEUED: Redis does not answer; the
- * guard was in force as far as is known, ends by its deadline, and the keys wait in the outbox as those of any
- * invalidation.  On a failure (wrong arguments, a fleet that was left) the guard is as it was.  End all guards before
- * the cache is closed.  `options` and `change` may be NULL. */
+ * begin to end without a break.  FRESHET_GUARD_LOST: it was not; the keys are invalidated all the same.
+ * FRESHET_QUEUED: Redis does not answer; the guard ends by its deadline, and the keys wait in the outbox as those of
+ * any invalidation.  Whether it was held cannot be shown then; freshet_guard_left has said what is known.  On a failure
+ * (wrong arguments, a fleet that was left) the guard is as it was.  End all guards before the cache is closed.
+ * `options` and `change` may be NULL. */
 FRESHET_API freshet_result freshet_guard_end(freshet_guard *guard, const freshet_write_options *options,
                                              freshet_change *change);
 

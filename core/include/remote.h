@@ -124,8 +124,8 @@ struct remote_ops {
                                   struct remote_guard **ret_guard);
     /* ms that it is surely in force; 0: lost. */
     int64_t (*guard_left)(struct remote_guard *guard);
-    /* End it and free it.  FRESHET_OK, FRESHET_GUARD_LOST (confirm->position 0: with a part of it queued),
-     * FRESHET_QUEUED. */
+    /* End it and free it.  FRESHET_OK, FRESHET_GUARD_LOST (confirmed, but not held), FRESHET_QUEUED; on a
+     * failure it is as it was. */
     freshet_result (*guard_end)(void *remote, struct remote_guard *guard, uint64_t source_version, int64_t deadline_ns,
                                 struct remote_confirm *ret_confirm);
     /* Free it without a word to Redis; also when its fleet has been left. */
