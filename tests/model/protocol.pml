@@ -60,7 +60,9 @@ byte s_clear[2] = 1;
 byte s_val[4], s_born[4], s_ticket[4], s_ticket_epoch[4], s_guard[4];
 byte s_log[16];          /* by position: which keys, as bits; positions never mean two things */
 byte s_trimmed = 0;      /* the log begins above */
-byte s_hosts[4] = NONE;  /* what the registry says that a host has applied; NONE: no entry */
+#define GONE   99 /* no entry in the registry */
+#define MARKED 98 /* the host is about to be taken off, unless it reports */
+byte s_hosts[4] = GONE;  /* what the registry says that a host has applied */
 byte s_registry = 0;     /* the registry of the server asked was born at this tick */
 byte next_ticket = 1;
 bit failed = 0;
@@ -83,7 +85,7 @@ inline rotate(s) {
      s_epoch[1] = 2;
      s_pos[1] = START;
      s_clear[1] = s_pos[1];
-     s_hosts[2] = NONE; s_hosts[3] = NONE; /* the registry is drawn anew */
+     s_hosts[2] = GONE; s_hosts[3] = GONE; /* the registry is drawn anew */
      now++; s_registry = now
   :: else
   fi
@@ -602,14 +604,14 @@ proctype Writer(byte h) {
   d_step { p = 0; e2 = 0; w = 0 }
 }
 
-/* All hosts of the registry have applied p, or the bound has passed since the answer (tick t). */
+/* Host 0 waits, whose own fence is up: the others of the registry have applied p, or the bound has passed since the
+ * answer (tick t). */
 inline wait_all(p, e, t) {
   if
   :: raise(dead, t)
   :: atomic {
        pick(s);
-       s_epoch[s] == e && (s_hosts[ON(s, 0)] == NONE || s_hosts[ON(s, 0)] >= p) &&
-           (s_hosts[ON(s, 1)] == NONE || s_hosts[ON(s, 1)] >= p) ->
+       s_epoch[s] == e && s_hosts[ON(s, 1)] != MARKED && s_hosts[ON(s, 1)] >= p ->
 #ifndef BREAK_REGISTRY
        /* this registry has been known for a bound: who proved anything without it is over */
        if :: s == 1 && dead < s_registry -> dead = s_registry :: else fi;
@@ -628,7 +630,7 @@ proctype Guarded(byte k; byte id; bit waits) {
   atomic { pick(s); change(s, k, 0); s_guard[ON(s, k)] = s_guard[ON(s, k)] | id; e2 = s_epoch[s]; p = s_pos[s]; t = now;
            s = 0 }
   if
-  :: waits -> wait_all(p, e2, t)
+  :: waits -> raise(h_fence[SLOT(0, k)], p); wait_all(p, e2, t)
   :: else
   fi;
 #ifdef DIES
@@ -666,9 +668,31 @@ proctype Strong(byte k) {
   byte s, w, p, e2, t;
   d_step { db[k]++; w = db[k] }
   atomic { pick(s); change(s, k, w); e2 = s_epoch[s]; p = s_pos[s]; t = now; s = 0 }
+  raise(h_fence[SLOT(0, k)], p);
   wait_all(p, e2, t);
   strong[k] = w;
   d_step { w = 0; p = 0; e2 = 0; t = 0 }
+}
+
+/* The last process of a host goes, as far as it knows: a mark in its place, no proof any more, then off, unless somebody
+ * has reported since. */
+proctype Leaver(byte h) {
+  byte s;
+#ifndef BREAK_MARK
+  atomic { pick(s); s_hosts[ON(s, h)] = MARKED; s = 0 }
+#endif
+#ifndef BREAK_FORGET
+  d_step { h_tag[h] = 0; h_proven[h] = 0 }
+#endif
+  atomic {
+    pick(s);
+#ifndef BREAK_MARK
+    if :: s_hosts[ON(s, h)] == MARKED -> s_hosts[ON(s, h)] = GONE :: else fi;
+#else
+    s_hosts[ON(s, h)] = GONE;
+#endif
+    s = 0
+  }
 }
 
 proctype Trim() { d_step { s_trimmed = s_pos[0] } }

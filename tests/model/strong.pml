@@ -1,7 +1,7 @@
 /*
  * strong.pml - P4: strong writes, two hosts:
  * GUARDS: the strong write is a guard's begin, and what is read follows the database's commit; ROTATES: the
- * registry is lost.
+ * registry is lost; LEAVES: one process of a host goes while another comes.
  */
 #define HOSTS 2
 #include "protocol.pml"
@@ -19,9 +19,12 @@ init {
 #else
     run Strong(0);
 #endif
-    run Reporter(0, 0, 1); run Reporter(1, 1, R1);
+#ifdef LEAVES
+    run Leaver(1);
+#endif
+    run Reporter(1, 1, R1);
 #ifdef FULL
-    run Fetcher(1); run Reader(0);
+    run Reporter(0, 0, 1); run Fetcher(1); run Reader(0);
 #endif
     run Reader(1)
   }
