@@ -333,7 +333,7 @@ static void *client_main(void *arg)
         if (op->place == client->place && op->client == client->client && !world.plan->left_out[op->number])
             op_run(client->process->cache, op);
     }
-    world.clients_done++;
+    world.done[client->place][client->client] = true;
     return NULL;
 }
 
@@ -390,6 +390,7 @@ void world_start_process(unsigned place)
     struct sim_process *process = sim_process_start(&world.hosts[world.plan->place_host[place]], place);
 
     world.processes[place] = process;
+    memset(world.done[place], 0, sizeof world.done[place]);
     world_tell("process %u starts on host %u", place, process->host->number);
     (void)sim_spawn(process, process_main, (void *)(uintptr_t)place);
 }
@@ -405,9 +406,10 @@ static struct control *control_of(const struct sim_process *process)
 
 bool world_settled(void)
 {
-    if (world.clients_done < world.plan->places * world.plan->clients)
-        return false;
     for (unsigned i = 0; i < world.plan->places; i++) {
+        for (unsigned client = 0; client < world.plan->clients; client++)
+            if (!world.done[i][client])
+                return false;
         const struct sim_process *process = world.processes[i];
         struct control *control = control_of(process);
 
@@ -441,14 +443,20 @@ static void *final_main(void *arg)
         freshet_buf buf = {0};
         freshet_result result;
         size_t size;
-        const char *name = world_key(key, &size);
+        freshet_load_options load = FRESHET_INIT(freshet_load_options);
+        const char *name = world_key(key, &size), *tag = world_tag(key % 2);
 
+        if (world.plan->tags) {
+            load.tags = &tag;
+            load.tag_count = 1;
+            load.name_space = world_tag(2);
+        }
         for (unsigned try = 0; try < 12; try++) { /* the ticket of somebody who was killed lasts a while */
             struct sim_op op = {.number = 1000 + key, .kind = OP_LOAD, .key = key, .begun = sim_now};
             struct loading_op loading = {&op, false};
 
             sim_self->op = &op;
-            result = freshet_load(process->cache, name, size, NULL, load_row, &loading, &buf, &answer);
+            result = freshet_load(process->cache, name, size, &load, load_row, &loading, &buf, &answer);
             check_read(&op, result, &buf, &answer, loading.called);
             check_final(process->number, key, result, &buf);
             sim_self->op = NULL;

@@ -141,7 +141,7 @@ struct world {
     struct sim_host hosts[SIM_HOSTS_MAX];
     struct sim_process *processes[SIM_PROCESSES_MAX];
     unsigned next_op[SIM_PROCESSES_MAX][CLIENTS_MAX];
-    unsigned clients_done;
+    bool done[SIM_PROCESSES_MAX][CLIENTS_MAX]; /* all its operations */
     unsigned master;
     bool replicating;
     struct row_commit commits[KEYS_MAX][EVENTS_MAX];
