@@ -76,6 +76,7 @@ struct word { /* what a change's caller was told */
     uint64_t version;
     bool queued, strong;
     unsigned change; /* its number + 1 */
+    char *token;     /* NULL: none */
 };
 
 static struct {
@@ -291,6 +292,7 @@ static void ran_guard(unsigned server, struct sim_op *op, const struct answer *s
     for (unsigned key = 0; op && guard && key < KEYS_MAX; key++)
         if ((keys >> key & 1) && !op->guarded[key]) {
             op->guarded[key] = sim_now;
+            op->begun_by[key] = truth.change_count;
             op->server = server;
         }
 }
@@ -515,6 +517,16 @@ static const struct change *first_voider(const struct value *value, uint64_t epo
     return first;
 }
 
+const char *check_token(struct sim_op *op)
+{
+    op->word = 0;
+    for (unsigned i = 0; i < truth.word_count; i++)
+        if (truth.words[i].key == op->key && truth.words[i].token)
+            op->word = i + 1;
+    figures->followed += op->word != 0;
+    return op->word ? truth.words[op->word - 1].token : NULL;
+}
+
 static void check_bound(const struct sim_op *op, unsigned token, const freshet_answer *answer)
 {
     const struct sim_host *host = sim_self->process->host;
@@ -536,6 +548,9 @@ static void check_bound(const struct sim_op *op, unsigned token, const freshet_a
     change = first_voider(&truth.values[token], epoch);
     if (!change)
         return;
+    if (op->latest && change->at < op->begun)
+        check_fail("latest: op %u asks for the latest of key %u at %.3f ms and gets what was voided at %.3f ms",
+                   op->number, op->key, (double)op->begun / 1e6, (double)change->at / 1e6);
     figures->looked++;
     if (at > change->at) {
         uint64_t permille = (uint64_t)((at - change->at) / (bound_ms * 1000));
@@ -582,16 +597,19 @@ static void check_words(const struct sim_op *op, unsigned token, freshet_result 
 
     for (unsigned i = 0; i < truth.word_count; i++) {
         const struct word *word = &truth.words[i];
-        bool ours = word->host == sim_self->process->host->number;
+        bool told = op->word == i + 1, ours = told || word->host == sim_self->process->host->number;
 
         if (word->key != op->key || word->at > op->begun || value->version >= word->version ||
             (value->put && value->born > word->ran && put_may_stay(value, word->version)) ||
-            (ours && word->queued && answer->source == FRESHET_FROM_LOADER) ||
+            (ours && !told && word->queued && answer->source == FRESHET_FROM_LOADER) ||
             (!ours && word_is_far(word, result, answer, loaded)))
             continue;
         check_fail("%s: op %u gets version %llu of key %u from %s at %.3f ms; a %schange to version %llu had come back "
                    "with %s on host %u at %.3f ms",
-                   ours ? "P3" : "P4", op->number, (unsigned long long)value->version, op->key,
+                   told   ? "P3 (token)"
+                   : ours ? "P3"
+                          : "P4",
+                   op->number, (unsigned long long)value->version, op->key,
                    answer->source == FRESHET_FROM_TIER    ? "the tier"
                    : answer->source == FRESHET_FROM_REDIS ? "Redis"
                                                           : "a loader",
@@ -615,6 +633,7 @@ void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf
         figures->misses++;
     if (result != FRESHET_OK && result != FRESHET_ABSENT && result != FRESHET_STALE)
         return;
+    figures->latest += op->latest;
     figures->absents += result == FRESHET_ABSENT;
     figures->stale += result == FRESHET_STALE;
     figures->tier += answer->source == FRESHET_FROM_TIER;
@@ -630,7 +649,7 @@ void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf
 }
 
 /* This host was told that its change is done, or waits. */
-static void word_given(const struct sim_op *op, bool queued)
+static void word_given(const struct sim_op *op, bool queued, const char *token)
 {
     for (unsigned key = 0; key < world.plan->keys && truth.word_count < WORDS_MAX; key++) {
         if (!op->version[key])
@@ -644,6 +663,7 @@ static void word_given(const struct sim_op *op, bool queued)
             .queued = queued,
             .strong = op->strong && !queued && op->kind != OP_GUARD,
             .change = op->change[key],
+            .token = token && token[0] ? strdup(token) : NULL,
         };
         if (op->version[key] > truth.announced[key])
             truth.announced[key] = op->version[key];
@@ -691,11 +711,13 @@ void check_changed(struct sim_op *op, freshet_result result, const freshet_chang
         check_fail("op %u: a change came back with %s (%s)", op->number, freshet_result_name(result), freshet_error());
     if (world.plan->alone && op->kind == OP_PUT) /* nobody else tells */
         truth.values[op->token].born = sim_now;
-    word_given(op, result == FRESHET_QUEUED);
+    word_given(op, result == FRESHET_QUEUED, change->token);
 }
 
-void check_guarded(unsigned key, uint64_t version)
+void check_guarded(const struct sim_op *op, unsigned key)
 {
+    uint64_t version = op->version[key];
+
     for (unsigned i = 0; i < world.plan->fault_count; i++)
         switch (world.plan->faults[i].kind) {
         case FAULT_FAILOVER:
@@ -709,6 +731,17 @@ void check_guarded(unsigned key, uint64_t version)
         }
     if (version > truth.guarded[key])
         truth.guarded[key] = version;
+    /* Nobody served the key any more when the guard began: from the commit on nobody gets the old row, anywhere. */
+    if (op->strong && !world.plan->alone && truth.word_count < WORDS_MAX)
+        truth.words[truth.word_count++] = (struct word){
+            .at = sim_now,
+            .ran = sim_now,
+            .host = SIM_HOSTS_MAX,
+            .key = key,
+            .version = version,
+            .strong = true,
+            .change = op->begun_by[key],
+        };
 }
 
 /* Held from begin to end: nothing that was loaded before the commit may have been kept in between. */
@@ -738,7 +771,7 @@ void check_guard(struct sim_op *op, freshet_result result, bool sent)
                    freshet_error());
     if (result == FRESHET_OK && !world.plan->alone)
         guard_held(op);
-    word_given(op, !sent);
+    word_given(op, !sent, NULL);
 }
 
 uint64_t check_position(unsigned partition)

@@ -143,12 +143,13 @@ static void tell_figures(double seconds)
         (unsigned long long)f->stale, (unsigned long long)f->misses, (unsigned long long)f->absents);
     printf("%llu changes: %llu puts, %llu clears, %llu queued, %llu outdated; %llu fills, %llu refused; %llu epochs; "
            "%llu last looks\n%llu guards, %llu lost, %llu not begun; %llu strong changes, %llu hosts waited out; %llu "
-           "replicated\n",
+           "replicated; %llu reads with a token, %llu of the latest\n",
            (unsigned long long)f->changes, (unsigned long long)f->puts, (unsigned long long)f->clears,
            (unsigned long long)f->queued, (unsigned long long)f->outdated, (unsigned long long)f->fills,
            (unsigned long long)f->refused, (unsigned long long)f->epochs, (unsigned long long)f->finals,
            (unsigned long long)f->guards, (unsigned long long)f->guards_lost, (unsigned long long)f->guards_refused,
-           (unsigned long long)f->strong, (unsigned long long)f->waited_out, (unsigned long long)f->safe);
+           (unsigned long long)f->strong, (unsigned long long)f->waited_out, (unsigned long long)f->safe,
+           (unsigned long long)f->followed, (unsigned long long)f->latest);
     printf("void answers within their bound: %llu, the oldest at %.1f %% of it; commands to Redis: %llu; trace "
            "%016llx\nfaults:",
            (unsigned long long)f->looked, (double)f->oldest_permille / 10, (unsigned long long)f->steps,

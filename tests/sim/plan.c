@@ -84,6 +84,8 @@ static void plan_op(struct plan *plan, struct sim_random *random, unsigned place
     op->after_ns = sim_chance(random, 0.6) ? sim_between(random, 0, 2 * SIM_MS) : sim_between(random, 0, 400 * SIM_MS);
     op->replica = sim_chance(random, 0.6);
     op->remove = sim_chance(random, 0.15);
+    op->follow = sim_chance(random, 0.2);
+    op->latest = sim_chance(random, 0.08);
     op->strong = sim_chance(random, 0.2);
     op->safe = sim_chance(random, 0.1);
     op->ttl_ms = sim_chance(random, 0.2) ? (uint32_t)sim_between(random, 50, 3000) : 0;

@@ -142,6 +142,10 @@ static void op_read(freshet *cache, struct sim_op *op)
     read.bound_ms = load.bound_ms = op->bound_ms;
     load.ttl_ms = op->ttl_ms;
     load.ticket_ms = op->ticket_ms;
+    if (op->follow)
+        read.token = load.token = check_token(op);
+    if (op->latest)
+        read.level = load.level = FRESHET_READ_LATEST;
     if (world.plan->tags) {
         load.tags = &tag;
         load.tag_count = 1;
@@ -166,6 +170,8 @@ static void op_watch(freshet *cache, struct sim_op *op)
     read.bound_ms = op->bound_ms;
     read.tier_only = true;
     op_read(cache, op);
+    op->word = 0;
+    op->latest = false;
     for (unsigned i = 0, misses = 0; i < 20 && misses < 3; i++) {
         freshet_answer answer = FRESHET_INIT(freshet_answer);
         freshet_result result;
@@ -273,6 +279,7 @@ static void op_guard(freshet *cache, struct sim_op *op)
     keys[1].data = world_key(op->other, &keys[1].size);
     options.hold_ms = op->hold_ms;
     options.fixed = op->remove;
+    options.wait = op->strong ? FRESHET_WAIT_HOSTS : FRESHET_WAIT_NONE;
     result = freshet_guard_begin(cache, keys, two ? 2 : 1, &options, &guard);
     world_tell("op %u: guard begun: %s", op->number, freshet_result_name(result));
     if (result != FRESHET_OK) {
@@ -284,10 +291,10 @@ static void op_guard(freshet *cache, struct sim_op *op)
     left = freshet_guard_left(guard);
     if (left * SIM_MS > sim_now - asked + SIM_MS) {
         op_commit(op, op->key);
-        check_guarded(op->key, op->version[op->key]);
+        check_guarded(op, op->key);
         if (two) {
             op_commit(op, op->other);
-            check_guarded(op->other, op->version[op->other]);
+            check_guarded(op, op->other);
         }
     } else {
         world_tell("op %u: no time is left: rolled back", op->number);

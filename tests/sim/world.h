@@ -44,15 +44,19 @@ struct sim_op {
     bool remove;                 /* a change: the row goes */
     bool strong;                 /* a change: wait for all hosts */
     bool safe;                   /* a change: wait for a replica of Redis */
+    bool follow;                 /* a read: with the token of the newest change that anybody was told of */
+    bool latest;                 /* a read: what the master has now */
     uint32_t ttl_ms, bound_ms, hold_ms, ticket_ms;
     /* what came of it */
+    unsigned word; /* whose token it reads with, + 1 */
     int64_t begun;
-    unsigned token;             /* a load's or put's; 0: none */
-    uint64_t version[KEYS_MAX]; /* that it committed; 0: none */
-    int64_t ran[KEYS_MAX];      /* when Redis ran its change; 0: not */
-    unsigned server;            /* that took its guard */
-    unsigned change[KEYS_MAX];  /* the number of its change + 1; 0: none */
-    int64_t guarded[KEYS_MAX];  /* when it began the guard */
+    unsigned token;              /* a load's or put's; 0: none */
+    uint64_t version[KEYS_MAX];  /* that it committed; 0: none */
+    int64_t ran[KEYS_MAX];       /* when Redis ran its change; 0: not */
+    unsigned server;             /* that took its guard */
+    unsigned change[KEYS_MAX];   /* the number of its change + 1; 0: none */
+    int64_t guarded[KEYS_MAX];   /* when it began the guard */
+    unsigned begun_by[KEYS_MAX]; /* the number of that change + 1 */
 };
 
 enum fault_kind {
@@ -115,7 +119,7 @@ void plan_make(struct plan *plan, uint64_t seed);
 
 struct figures {
     uint64_t runs, reads, tier, redis, loader, joined, stale, misses, absents;
-    uint64_t guards, guards_lost, guards_refused, strong, waited_out, safe;
+    uint64_t guards, guards_lost, guards_refused, strong, waited_out, safe, followed, latest;
     uint64_t changes, queued, outdated, clears, puts, fills, refused;
     uint64_t faults[FAULT_KINDS], epochs, finals, looked;
     uint64_t oldest_permille; /* the greatest age seen of something void, in thousandths of its bound */
@@ -175,12 +179,14 @@ void check_rebooted(unsigned server);
 /* A value comes to be: the load begins now, or the put is about to be sent.  The number to put into it. */
 unsigned check_value(unsigned key, bool put, struct sim_op *op);
 void check_value_is(unsigned token, uint64_t version, bool absent);
+/* The token to read with, of the newest change of this key; NULL: there is none yet. */
+const char *check_token(struct sim_op *op);
 /* A call has come back. */
 void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf, const freshet_answer *answer,
                 bool loaded);
 void check_changed(struct sim_op *op, freshet_result result, const freshet_change *change);
 /* A row is committed under a guard that is surely held: whatever becomes of its holder, nobody may stay behind. */
-void check_guarded(unsigned key, uint64_t version);
+void check_guarded(const struct sim_op *op, unsigned key);
 /* A guard has ended; `sent`: its end is confirmed. */
 void check_guard(struct sim_op *op, freshet_result result, bool sent);
 /* All is calm: is this what it must be? */
