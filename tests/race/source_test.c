@@ -188,7 +188,7 @@ TEST(of_puts_that_meet_on_a_host_the_greatest_version_stays)
 /* A database: a primary, and a replica that may be behind. */
 struct database {
     uint64_t primary, replica; /* versions of the one row; 0: there is none */
-    int asked_primary, asked_replica;
+    _Atomic int asked_primary, asked_replica;
     bool gone;   /* the row, in both */
     sem_t *hold; /* the reader waits here before it answers; NULL: not */
     sem_t *read;
