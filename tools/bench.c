@@ -221,6 +221,7 @@ static const struct {
     {"fetch", bench_fetch, true, true},
     {"invalidate", bench_invalidate, true, true},
     {"fill", bench_fill, false, false},
+    {"strong", bench_strong, true, true},
 };
 
 /* The place of the run: a directory, a keyring, a server if one is to be had. */
@@ -256,7 +257,9 @@ int cmd_bench(struct tool *tool)
         which++;
     if (which == sizeof benches / sizeof *benches || !bench) {
         free(bench);
-        return tool_error(tool, TOOL_USAGE, "usage", "bench measures get, fetch, invalidate or fill, not \"%s\"",
+        return tool_error(tool, TOOL_USAGE, "usage",
+                          "bench measures get, fetch, invalidate, fill or strong, not "
+                          "\"%s\"",
                           tool->args[0]);
     }
     bench->tool = tool;

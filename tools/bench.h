@@ -38,11 +38,12 @@ struct bench {
     unsigned rows_count;
 };
 
-/* The four; false: it could not be measured, and that was said (or a signal came). */
+/* The five; false: it could not be measured, and that was said (or a signal came). */
 bool bench_get(struct bench *bench);
 bool bench_fetch(struct bench *bench);
 bool bench_invalidate(struct bench *bench);
 bool bench_fill(struct bench *bench);
+bool bench_strong(struct bench *bench);
 
 /* Say why a run ends early; always false. */
 bool bench_stop(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));

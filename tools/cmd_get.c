@@ -36,6 +36,7 @@ static void print_json(const struct tool *tool, const freshet_key *key, freshet_
 
 int cmd_get(struct tool *tool)
 {
+    freshet_read_options options = FRESHET_INIT(freshet_read_options);
     freshet_answer answer = FRESHET_INIT(freshet_answer);
     freshet_buf buf = {0};
     freshet *cache = NULL;
@@ -47,7 +48,9 @@ int cmd_get(struct tool *tool)
         return TOOL_USAGE;
     if ((status = tool_open(tool, TOOL_JOIN, &cache)) != TOOL_DONE)
         goto out;
-    result = freshet_get(cache, key->data, key->size, NULL, &buf, &answer);
+    options.level = tool->latest ? FRESHET_READ_LATEST : tool->any ? FRESHET_READ_ANY : FRESHET_READ_BOUNDED;
+    options.token = tool->token;
+    result = freshet_get(cache, key->data, key->size, &options, &buf, &answer);
     if (result < 0) {
         status = tool_failed(tool, result, "cannot get");
         goto out;

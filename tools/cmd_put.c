@@ -49,7 +49,9 @@ static int tell(struct tool *tool, freshet_result result, const freshet_change *
     if (result == FRESHET_GUARDED)
         return tool_error(tool, TOOL_FAILED, "guarded",
                           "%s: nothing was stored: a database write is in progress on the key", what);
-    if (result != FRESHET_OK)
+    if (result == FRESHET_UNREPLICATED)
+        tool_note("%u of %u replicas have it", change->replicas, tool->wait_replicas);
+    else if (result != FRESHET_OK)
         tool_note("Redis has not confirmed it: it is kept in the tier, and any process that has joined sends it as "
                   "soon as Redis answers");
     if (tool->json) {
@@ -59,9 +61,24 @@ static int tell(struct tool *tool, freshet_result result, const freshet_change *
         json_text(&json, "time", tool_time(change->version, time));
         json_uint(&json, "position", change->position);
         json_id(&json, "epoch", change->epoch);
+        json_text(&json, "token", change->token);
+        if (tool->wait_hosts) {
+            json_uint(&json, "hosts_applied", change->hosts_applied);
+            json_uint(&json, "hosts_waited_out", change->hosts_waited_out);
+            json_bool(&json, "bound_waited", change->bound_waited);
+        }
+        if (tool->wait_replicas)
+            json_uint(&json, "replicas", change->replicas);
         json_close(&json, '}');
     }
     return result == FRESHET_OK ? TOOL_DONE : TOOL_QUEUED;
+}
+
+/* What a change is to wait for. */
+static void take_waits(const struct tool *tool, freshet_write_options *options)
+{
+    options->wait = tool->wait_hosts ? FRESHET_WAIT_HOSTS : FRESHET_WAIT_NONE;
+    options->wait_replicas = tool->wait_replicas;
 }
 
 /* The value: the second word, or standard input. */
@@ -104,6 +121,7 @@ int cmd_put(struct tool *tool)
         goto out;
     if ((status = tool_open(tool, TOOL_JOIN | TOOL_MAKE, &cache)) != TOOL_DONE)
         goto out;
+    take_waits(tool, &options);
     options.ttl_ms = tool->ttl_ms;
     options.tags = tool->tags;
     options.tag_count = (size_t)tool->tags_count;
@@ -124,6 +142,7 @@ out:
 
 int cmd_invalidate(struct tool *tool)
 {
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
     freshet_change change = FRESHET_INIT(freshet_change);
     freshet_key *keys = NULL;
     freshet *cache = NULL;
@@ -135,8 +154,9 @@ int cmd_invalidate(struct tool *tool)
     if (tool->args_count > 0 && !(keys = tool_keys(tool, tool->args_count)))
         return TOOL_USAGE;
     if ((status = tool_open(tool, TOOL_JOIN, &cache)) == TOOL_DONE) {
-        result = keys ? freshet_invalidate_many(cache, keys, (size_t)tool->args_count, NULL, &change)
-                      : freshet_invalidate_tags(cache, tool->tags, (size_t)tool->tags_count, NULL, &change);
+        take_waits(tool, &options);
+        result = keys ? freshet_invalidate_many(cache, keys, (size_t)tool->args_count, &options, &change)
+                      : freshet_invalidate_tags(cache, tool->tags, (size_t)tool->tags_count, &options, &change);
         status = tell(tool, result, &change, "cannot invalidate");
     }
     tool_close(tool, cache);
@@ -146,13 +166,15 @@ int cmd_invalidate(struct tool *tool)
 
 int cmd_clear(struct tool *tool)
 {
+    freshet_write_options options = FRESHET_INIT(freshet_write_options);
     freshet_change change = FRESHET_INIT(freshet_change);
     freshet *cache = NULL;
     int status = tool_open(tool, TOOL_JOIN, &cache);
 
     if (status == TOOL_DONE) {
-        freshet_result result = tool->name_space ? freshet_clear_namespace(cache, tool->name_space, NULL, &change)
-                                                 : freshet_clear(cache, NULL, &change);
+        take_waits(tool, &options);
+        freshet_result result = tool->name_space ? freshet_clear_namespace(cache, tool->name_space, &options, &change)
+                                                 : freshet_clear(cache, &options, &change);
 
         status = tell(tool, result, &change, "cannot clear");
     }

@@ -16,19 +16,23 @@ static const char help[] =
     "\n"
     "Read and change\n"
     "  get KEY                    write the value to standard output\n"
+    "      --any, --latest        whatever the tier has; what Redis has now\n"
+    "      --token TOKEN          nothing older than that change (of put --json and the like)\n"
     "  put KEY [VALUE|-]          store VALUE, or standard input, for everybody\n"
     "      --ttl MS               for so long;  --absent: store that there is no such thing\n"
     "      --tag TAG              it has this tag (up to 16 of them);  --namespace NAME: it is of this one\n"
     "  invalidate KEY...          make everybody forget the keys\n"
     "  invalidate --tag TAG       make everybody forget all that has the tag (or one of several)\n"
     "  clear [--namespace NAME]   make everybody forget everything in the cache, or in the namespace\n"
+    "      --wait-hosts           any change: return when no host serves anything older any more\n"
+    "      --wait-replicas N      any change: have N replicas of Redis before the deadline\n"
     "Look inside\n"
     "  ls [PREFIX]                list the tier's records; --tag, --namespace: of these\n"
     "  stat [--watch]             counters and freshness of the tier; --watch: again every second\n"
     "  watch [KEY...]             show the fleet's signed frames as they come (needs --url, --keyring)\n"
     "Prepare and measure\n"
     "  keygen FILE [--like FILE]  write a new keyring, of the same fleet as another\n"
-    "  bench get|fetch|invalidate|fill [--quick] [--local]\n"
+    "  bench get|fetch|invalidate|fill|strong [--quick] [--local]\n"
     "                             measure, beside the floor of the same run\n"
     "\n"
     "Options\n"
@@ -57,10 +61,10 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"get", cmd_get, 1, 1, "xbsp"},
-    {"put", cmd_put, 1, 2, "xbptaTN"},
-    {"invalidate", cmd_invalidate, 0, 1 << 30, "xbpT"},
-    {"clear", cmd_clear, 0, 0, "bpN"},
+    {"get", cmd_get, 1, 1, "xbspAMK"},
+    {"put", cmd_put, 1, 2, "xbptaTNWR"},
+    {"invalidate", cmd_invalidate, 0, 1 << 30, "xbpTWR"},
+    {"clear", cmd_clear, 0, 0, "bpNWR"},
     {"ls", cmd_ls, 0, 1, "xbTN"},
     {"stat", cmd_stat, 0, 0, "wcb"},
     {"watch", cmd_watch, 0, 1 << 30, "xcp"},
@@ -80,6 +84,9 @@ static const struct option options[] = {
     {"absent", no_argument, NULL, 'a'},           {"watch", no_argument, NULL, 'w'},
     {"count", required_argument, NULL, 'c'},      {"like", required_argument, NULL, 'l'},
     {"quick", no_argument, NULL, 'q'},            {"local", no_argument, NULL, 'L'},
+    {"any", no_argument, NULL, 'A'},              {"latest", no_argument, NULL, 'M'},
+    {"token", required_argument, NULL, 'K'},      {"wait-hosts", no_argument, NULL, 'W'},
+    {"wait-replicas", required_argument, NULL, 'R'},
     {"tag", required_argument, NULL, 'T'},        {"namespace", required_argument, NULL, 'N'},
     {NULL, 0, NULL, 0},
 };
@@ -103,6 +110,17 @@ static uint64_t number(const struct tool *tool, const char *word, uint64_t most,
 static bool take_value(struct tool *tool, int letter, const char *value)
 {
     switch (letter) {
+    case 'A':
+        return tool->any = true;
+    case 'M':
+        return tool->latest = true;
+    case 'W':
+        return tool->wait_hosts = true;
+    case 'K':
+        tool->token = value;
+        return true;
+    case 'R':
+        return (tool->wait_replicas = (uint32_t)number(tool, value, 1000, "wait-replicas")) != 0;
     case 'T':
         if (tool->tags_count >= (int)FRESHET_TAGS_MAX) {
             tool_error(tool, TOOL_USAGE, "usage", "--tag: give at most %u", FRESHET_TAGS_MAX);
@@ -195,7 +213,7 @@ static int run(struct tool *tool, const char *name, const char *used)
     if (!command)
         return tool_error(tool, TOOL_USAGE, "usage", "there is no command \"%s\"; freshet --help has the list", name);
     for (; *used; used++)
-        if (strchr("xbsptawclqLTN", *used) && !strchr(command->options, *used))
+        if (strchr("xbsptawclqLTNAMKWR", *used) && !strchr(command->options, *used))
             return tool_error(tool, TOOL_USAGE, "usage", "%s knows no option --%s", name, option_name(*used));
     if (tool->args_count < command->args_least)
         return tool_error(tool, TOOL_USAGE, "usage", "%s needs %s; see freshet --help", name,

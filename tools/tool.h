@@ -28,6 +28,9 @@ struct tool {
     const char *tags[FRESHET_TAGS_MAX];
     int tags_count;
     bool json, hex, verbose, absent, repeat, quick, local, stale;
+    bool any, latest, wait_hosts;
+    uint32_t wait_replicas; /* 0: not given */
+    const char *token;
     bool ttl_given;
     uint32_t ttl_ms, bound_ms, partitions, deadline_ms; /* 0: not given */
     uint64_t count;                                     /* 0: no end */

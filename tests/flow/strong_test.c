@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define BOUND     400
@@ -80,6 +81,15 @@ static void host_begin(struct host *host, const char *dir, struct redis *redis)
     }
     host->pid = child; /* the structure is shared: only the parent writes here */
     EXPECT(test_until(host->ready, 20000));
+}
+
+/* Stop it, and wait until it has stopped: a signal takes its time. */
+static void host_halt(pid_t pid)
+{
+    int status;
+
+    EXPECT(kill(pid, SIGSTOP) == 0);
+    EXPECT(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
 }
 
 static void host_end(struct host *host)
@@ -190,7 +200,7 @@ TEST(a_plain_write_waits_for_nobody)
     (void)host_keyring();
     host_begin(&hosts[0], fresh_dir(), &redis);
     cache = host_join(fresh_dir(), &redis, BOUND);
-    EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+    host_halt(hosts[0].pid);
     written = put(cache, "1", FRESHET_WAIT_NONE);
     EXPECT(written.result == FRESHET_OK && written.took_ns < BOUND_NS / 2);
     EXPECT(written.told == 0 && written.change.hosts_applied == 0 && !written.change.bound_waited);
@@ -215,7 +225,7 @@ TEST(a_stopped_host_costs_the_bound_and_no_more)
     registry_ages(cache);
     written = put(cache, "1", FRESHET_WAIT_HOSTS);
     all_serve(hosts, 2, 1, written.returned_ns);
-    EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+    host_halt(hosts[0].pid);
     written = put(cache, "2", FRESHET_WAIT_HOSTS);
     EXPECT(written.result == FRESHET_OK && written.change.bound_waited);
     EXPECT(written.took_ns >= BOUND * MS);
@@ -247,7 +257,7 @@ TEST(the_wait_ends_with_the_bound)
     cache = host_join(fresh_dir(), &redis, BOUND);
     registry_ages(cache);
     for (int round = 0; round < 20 && best > BOUND_NS + PROMPT_NS; round++) {
-        EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+        host_halt(hosts[0].pid);
         written = put(cache, "1", FRESHET_WAIT_HOSTS);
         EXPECT(written.change.bound_waited && written.took_ns >= BOUND_NS);
         best = written.took_ns < best ? written.took_ns : best;
@@ -305,7 +315,7 @@ TEST(a_live_host_is_never_taken_off)
         snprintf(value, sizeof value, "%u", round);
         written = put(cache, value, FRESHET_WAIT_HOSTS);
         all_serve(hosts, 1, round, written.returned_ns);
-        EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+        host_halt(hosts[0].pid);
         written = put(cache, "40", FRESHET_WAIT_HOSTS);
         EXPECT(written.change.bound_waited);
         EXPECT_EQ(marks(&redis), 1);
@@ -381,7 +391,7 @@ TEST(a_lost_registry_speaks_for_nobody)
     written = put(cache, "1", FRESHET_WAIT_HOSTS);
     all_serve(hosts, 1, 1, written.returned_ns);
     /* The other host cannot tell that it is there: nobody knows of it. */
-    EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+    host_halt(hosts[0].pid);
     lost_ns = test_now_ns();
     EXPECT_EQ(redis_int(&redis, "DEL " HOSTS_KEY), 1);
     EXPECT(test_until(redis_int(&redis, "EXISTS " HOSTS_KEY) == 1, 5000)); /* our own report draws another */
@@ -410,7 +420,7 @@ TEST(entries_of_an_old_epoch_do_not_count)
     host_begin(&hosts[0], fresh_dir(), &redis);
     cache = host_join(fresh_dir(), &redis, BOUND);
     registry_ages(cache);
-    EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+    host_halt(hosts[0].pid);
     EXPECT_EQ(redis_int(&redis, "DEL freshet:{default:0}:head"), 1);
     written = put(cache, "2", FRESHET_WAIT_HOSTS); /* the change itself begins the epoch; `hosts` is as it was */
     EXPECT(written.result == FRESHET_OK && written.change.bound_waited && written.took_ns >= BOUND * MS);
@@ -447,7 +457,7 @@ TEST(a_cloned_directory_is_a_host_of_its_own)
     written = put(cache, "1", FRESHET_WAIT_HOSTS);
     EXPECT_EQ(written.change.hosts_applied, 3);
     all_serve(hosts, 2, 1, written.returned_ns);
-    EXPECT(kill(hosts[1].pid, SIGSTOP) == 0); /* one speaks for itself alone */
+    host_halt(hosts[1].pid); /* one speaks for itself alone */
     written = put(cache, "2", FRESHET_WAIT_HOSTS);
     EXPECT(written.change.bound_waited && written.change.hosts_waited_out == 1);
     EXPECT(kill(hosts[1].pid, SIGCONT) == 0);
@@ -474,7 +484,7 @@ TEST(a_redis_that_dies_during_the_wait_lengthens_nothing)
     registry_ages(cache);
     written = put(cache, "1", FRESHET_WAIT_HOSTS);
     all_serve(hosts, 1, 1, written.returned_ns);
-    EXPECT(kill(hosts[0].pid, SIGSTOP) == 0);
+    host_halt(hosts[0].pid);
     killer = test_fork();
     if (killer == 0) {
         EXPECT(test_until(redis_int(&redis, "XLEN freshet:{default:0}:log") > 2, 20000));
