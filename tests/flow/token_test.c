@@ -383,7 +383,9 @@ TEST(a_write_waits_for_as_many_replicas_as_are_asked_for)
     EXPECT(strcmp(redis_do(&replica, "REPLICAOF 127.0.0.1 %d", master.port), "OK") == 0);
     EXPECT(test_until(strstr(redis_do(&master, "INFO replication"), "state=online") != NULL, 20000));
     cache = host_join(fresh_dir(), &master, 500);
-    EXPECT(test_until(host_put(cache, "k", "0") == FRESHET_OK, 5000));
+    options.wait_replicas = 1;
+    EXPECT(
+        test_until(freshet_put(cache, "k", 1, "0", 1, &options, NULL) == FRESHET_OK, 20000)); /* it is still loading */
     EXPECT_EQ(put_to(cache, 1, FRESHET_OK).replicas, 1);
     EXPECT_EQ(redis_int(&replica, "EXISTS freshet:{default:0}:head"), 1);
     EXPECT_EQ(put_to(cache, 2, FRESHET_UNREPLICATED).replicas, 1);
@@ -391,7 +393,6 @@ TEST(a_write_waits_for_as_many_replicas_as_are_asked_for)
     EXPECT_EQ(put_to(cache, 1, FRESHET_UNREPLICATED).replicas, 0);
     EXPECT(host_gets(cache, "k", "v"));
     EXPECT(kill(replica.pid, SIGCONT) == 0);
-    options.wait_replicas = 1;
     EXPECT(test_until(freshet_put(cache, "k", 1, "w", 1, &options, NULL) == FRESHET_OK, 20000));
     freshet_close(cache);
     redis_stop(&replica);
