@@ -1,6 +1,6 @@
 /*
- * leave_test.c - the last process of a host leaves the fleet's registry just when another one comes: who comes keeps the
- * place, for a host that serves without being registered is one that no strong write waits for.
+ * leave_test.c - the last process of a host leaves the fleet's registry just when another one comes: who comes keeps
+ * the place, for a host that serves without being registered is one that no strong write waits for.
  */
 #include "hold.h"
 
