@@ -4,8 +4,8 @@
  *
  * base64url (no padding) of: format 1 | first 4 bytes of the cache's hash | a part for each partition that it speaks
  * of, in rising order: partition 1, epoch 8, position 7 | check 4: the first bytes of SipHash over all before.  The
- * check finds what a careless hand has garbled; it is no seal, since a token gives no rights: a forged one costs its
- * reader a question to Redis.
+ * check finds what a careless hand has garbled; it is no seal, since a token gives no rights: a forged one costs a
+ * question to Redis, and where it is given to freshet_load a load that nobody shares.
  */
 #ifndef CORE_TOKEN_H
 #define CORE_TOKEN_H

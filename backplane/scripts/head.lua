@@ -168,15 +168,19 @@ local function record_encode(r, sealed)
 end
 
 -- The guards of a record that are in force, and apart from them the one named `own`: count, bytes, latest deadline, and
--- own's deadline.  One that is further off than any that is granted is a forger's, or the clock was put back: it is cut
--- to the longest.
+-- own's deadline.  Where the record changed later than it is now, the clock was put back since: they have left what they
+-- had then, or an orphan would stay for as long as the clock lacks.  One that is further off than any that is granted
+-- is a forger's: it is cut to the longest.  Who writes down what was `cut` writes `changed` too.
 local NO_GUARDS = {count = 0, bytes = '', latest = 0}
 local function guards_read(r, own)
     if not r or not r.guards or r.guards == '' then return NO_GUARDS end
     local found = {count = 0, latest = 0}
     local bytes, longest, kept = r.guards, now + GUARD_MS_MAX * 1000, {}
+    local back = math.max(0, r.changed - now)
+    found.cut = back > 0
     for at = 1, #bytes, GUARD_SIZE do
         local id, ends = struct.unpack('>c16I8', bytes, at)
+        ends = ends - back
         if ends > longest then ends, found.cut = longest, true end
         if ends > now and id == own then
             found.own = ends

@@ -18,7 +18,7 @@ for i = 2, #KEYS do
     local old = record_decode(get(KEYS[i]))
     local guards = guards_read(old, id)
     if guards.own then
-        old.guards = guards.bytes .. id .. pack64(now + hold * 1000)
+        old.guards, old.changed = guards.bytes .. id .. pack64(now + hold * 1000), now
         local px = math.max(redis.call('PTTL', KEYS[i]), hold + 1000)
         redis.call('SET', KEYS[i], record_encode(old, ''), 'PX', decimal(px))
     else

@@ -24,7 +24,7 @@ end
 local guards = guards_read(old)
 if guards.count > 0 then
     if guards.cut then
-        old.guards = guards.bytes
+        old.guards, old.changed = guards.bytes, now
         redis.call('SET', KEYS[2], record_encode(old, ''), 'KEEPTTL')
     end
     return answer('GUARDED')

@@ -246,8 +246,10 @@ FRESHET_API freshet_result freshet_load(freshet *cache, const void *key, size_t 
 
 /* ---- tokens -------------------------------------------------------------------------------------------------- */
 
-/* Make a token of a read's answer: who reads with it gets nothing older than that answer.  FRESHET_UNPROVEN and "" for
- * an answer that nothing keeps (a load whose result was not stored): it has no place in the history. */
+/* Make a token of a read's answer: who reads with it gets nothing older than that answer.  What a loader has just read
+ * may hold a change that its writer has committed but not made known yet; that is not in the token, unless the writer
+ * guards it.  FRESHET_UNPROVEN and "" for an answer that nothing keeps (a load whose result was not stored): it has no
+ * place in the history. */
 FRESHET_API freshet_result freshet_token_of(freshet *cache, const freshet_answer *answer,
                                             char ret_token[FRESHET_TOKEN_SIZE]);
 /* The later of two in each partition, to carry one for all that a session has seen; NULL and "" say nothing.

@@ -1728,6 +1728,34 @@ TEST(a_deadline_further_off_than_any_is_cut)
     }
 }
 
+/* Begun before Redis's clock was put back by five minutes: what is orphaned does not last for those, too. */
+TEST(a_guard_lasts_no_longer_because_the_clock_was_put_back)
+{
+    static const char changed_at[] = "44";
+    const uint64_t minutes = 300000000;
+
+    start(NULL);
+    EXPECT(held(guard_begin(guard_id(1), 20000, 3, some)));
+    EXPECT(held(guard_begin(guard_id(2), 30000, 3, some)));
+    for (int i = 0; i < 3; i++) {
+        spoil64(some[i], changed_at, redis_us() + minutes);
+        spoil64(some[i], guard_at(0), redis_us() + minutes + 20000000);
+        spoil64(some[i], guard_at(1), redis_us() + minutes + 30000000);
+    }
+    EXPECT_SAYS(ticket_as(context(), some[0], 60000), "GUARDED");
+    EXPECT_SAYS(invalidate(some[1]), "OK");
+    EXPECT(held(guard_hold(guard_id(2), 30000, head().epoch, 1, some + 2)));
+    for (int i = 0; i < 3; i++) {
+        EXPECT_EQ(record(some[i]).guard_count, 2);
+        EXPECT(record(some[i]).changed_us <= redis_us());
+        EXPECT(guard_ends(some[i], 0) > redis_us() + 10000000 && guard_ends(some[i], 0) <= redis_us() + 20000000);
+        EXPECT(guard_ends(some[i], 1) > redis_us() + 20000000 && guard_ends(some[i], 1) <= redis_us() + 30000000);
+    }
+    EXPECT_SAYS(ticket_as(context(), some[0], 60000), "GUARDED"); /* they are not cut once more */
+    EXPECT(guard_ends(some[0], 0) > redis_us() + 10000000);
+    EXPECT(held(guard_end(guard_id(1), head().epoch, 3, some)) && held(guard_end(guard_id(2), head().epoch, 3, some)));
+}
+
 TEST(garbled_guards_are_no_entry)
 {
     struct context holder = context();
