@@ -644,12 +644,18 @@ static bool load_after_change(const struct loading *l)
     return changed_ns != 0 && clock_boot_ns() - (int64_t)changed_ns < PREFER_PRIMARY_NS;
 }
 
+/* Would a replica that is behind be too old for this caller, however long ago the change was? */
+static bool load_demands(const struct loading *l)
+{
+    return l->alone || l->r.need.position != 0;
+}
+
 /* Load and keep nothing: no ticket was to be had in time. */
 static freshet_result load_unkept(struct loading *l)
 {
     freshet_result result;
 
-    l->prefer_primary |= l->alone || l->outdated || load_after_change(l);
+    l->prefer_primary |= load_demands(l) || l->outdated || load_after_change(l);
     l->outdated = false;
     result = load_call(l);
     if (result < 0)
@@ -748,7 +754,7 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     freshet_result result, filled;
 
     /* Redis has not heard of what waits in this host's outbox. */
-    l->prefer_primary = ticket->prefer_primary || l->alone || l->outdated || load_waiting(l);
+    l->prefer_primary = ticket->prefer_primary || load_demands(l) || l->outdated || load_waiting(l);
     l->outdated = l->unshared = false;
     result = load_call(l);
     if (result < 0 || l->content.value_size > l->value_max) {

@@ -168,9 +168,9 @@ local function record_encode(r, sealed)
 end
 
 -- The guards of a record that are in force, and apart from them the one named `own`: count, bytes, latest deadline, and
--- own's deadline.  Where the record changed later than it is now, the clock was put back since: they have left what they
--- had then, or an orphan would stay for as long as the clock lacks.  One that is further off than any that is granted
--- is a forger's: it is cut to the longest.  Who writes down what was `cut` writes `changed` too.
+-- own's deadline.  Where the record changed later than it is now, the clock was put back since: they have left what
+-- they had then, or an orphan would stay for as long as the clock lacks.  One that is further off than any that is
+-- granted is a forger's: it is cut to the longest.  Who writes down what was `cut` writes `changed` too.
 local NO_GUARDS = {count = 0, bytes = '', latest = 0}
 local function guards_read(r, own)
     if not r or not r.guards or r.guards == '' then return NO_GUARDS end
