@@ -600,7 +600,8 @@ static void check_words(const struct sim_op *op, unsigned token, freshet_result 
         bool told = op->word == i + 1, ours = told || word->host == sim_self->process->host->number;
 
         if (word->key != op->key || word->at > op->begun || value->version >= word->version ||
-            (value->put && value->born > word->ran && put_may_stay(value, word->version)) ||
+            /* at the same moment: Redis was stopped, and what it ran then is in no order of time */
+            (value->put && value->born >= word->ran && put_may_stay(value, word->version)) ||
             (ours && !told && word->queued && answer->source == FRESHET_FROM_LOADER) ||
             (!ours && word_is_far(word, result, answer, loaded)))
             continue;
