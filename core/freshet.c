@@ -340,8 +340,8 @@ static freshet_result read_stale(struct reading *r)
     if (!r->serve_stale)
         return FRESHET_MISS;
     result = read_tier(r, &verdict);
-    if (result != FRESHET_MISS || verdict != TOO_OLD)
-        return result;
+    if (result == FRESHET_MISS ? verdict != TOO_OLD : result < 0 || r->level != FRESHET_READ_LATEST)
+        return result; /* that it is the latest cannot be shown either, however young it is */
     if (r->record.kind == RECORD_ABSENT)
         return FRESHET_MISS; /* "there was no such row a while ago" helps nobody */
     control_count(&r->host->control, COUNT_STALES, 1);

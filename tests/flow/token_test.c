@@ -338,6 +338,32 @@ TEST(any_serves_what_there_is_and_says_that_it_is_stale)
     freshet_close(cache);
 }
 
+/* However young the tier's copy is: Redis was not asked. */
+TEST(what_redis_could_not_be_asked_for_is_never_called_the_latest)
+{
+    freshet_options options = FRESHET_INIT(freshet_options);
+    freshet_join_options join = FRESHET_INIT(freshet_join_options);
+    struct redis redis;
+    struct got got;
+    freshet *cache;
+
+    redis_start(&redis, NULL);
+    options.dir = fresh_dir();
+    options.max_staleness_ms = 60000;
+    options.policy = FRESHET_SERVE_STALE;
+    join.keyring = host_keyring();
+    EXPECT_EQ(freshet_open(&cache, &options), FRESHET_OK);
+    EXPECT_EQ(freshet_join(cache, redis.url, &join), FRESHET_OK);
+    (void)put(cache, "k", "v");
+    warm(cache, "k", "v");
+    EXPECT_EQ(get(cache, "k", FRESHET_READ_LATEST, NULL).result, FRESHET_OK);
+    redis_stop(&redis);
+    got = get(cache, "k", FRESHET_READ_LATEST, NULL);
+    EXPECT(got.result == FRESHET_STALE && strcmp(got.value, "v") == 0 && got.answer.stale);
+    EXPECT_EQ(get(cache, "k", FRESHET_READ_BOUNDED, NULL).result, FRESHET_OK);
+    freshet_close(cache);
+}
+
 TEST(a_tighter_bound_asks_redis_where_the_caches_own_would_not)
 {
     freshet_read_options options = FRESHET_INIT(freshet_read_options);
