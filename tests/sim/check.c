@@ -264,6 +264,7 @@ static void ran_change(unsigned server, struct sim_op *op, const struct answer *
 
     if (number == CHANGES_MAX)
         abort();
+    truth.lost |= op && op->kind == OP_CLEAR; /* which lets source versions begin again */
     truth.changes[number] = (struct change){.at = sim_now,
                                             .epoch = said->epoch,
                                             .position = said->position,
@@ -700,7 +701,6 @@ void check_changed(struct sim_op *op, freshet_result result, const freshet_chang
     figures->changes++;
     figures->puts += op->kind == OP_PUT;
     figures->clears += op->kind == OP_CLEAR;
-    truth.lost |= op->kind == OP_CLEAR; /* which lets source versions begin again */
     figures->queued += result == FRESHET_QUEUED;
     figures->outdated += result == FRESHET_OUTDATED;
     if (op->kind == OP_PUT)

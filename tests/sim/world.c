@@ -172,7 +172,7 @@ static void op_watch(freshet *cache, struct sim_op *op)
     op_read(cache, op);
     op->word = 0;
     op->latest = false;
-    for (unsigned i = 0, misses = 0; i < 20 && misses < 3; i++) {
+    for (unsigned i = 0, misses = 0; i < (world.calm ? 3 : 20) && misses < 3; i++) {
         freshet_answer answer = FRESHET_INIT(freshet_answer);
         freshet_result result;
 
