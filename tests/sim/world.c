@@ -270,7 +270,8 @@ static void op_guard(freshet *cache, struct sim_op *op)
     freshet_guard_options options = FRESHET_INIT(freshet_guard_options);
     freshet_change change = FRESHET_INIT(freshet_change);
     freshet_guard *guard = NULL;
-    bool two = op->replica && op->other != op->key;
+    freshet_write_options write = FRESHET_INIT(freshet_write_options);
+    bool two = op->replica && op->other != op->key && !world.plan->sources; /* an end takes one source version */
     freshet_key keys[2];
     freshet_result result;
     int64_t asked, left;
@@ -300,7 +301,9 @@ static void op_guard(freshet *cache, struct sim_op *op)
         world_tell("op %u: no time is left: rolled back", op->number);
     }
     sim_sleep(op->before_ns);
-    result = freshet_guard_end(guard, NULL, &change);
+    if (world.plan->sources)
+        write.source_version = op->version[op->key];
+    result = freshet_guard_end(guard, &write, &change);
     check_guard(op, result, change.position != 0);
 }
 
