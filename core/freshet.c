@@ -194,7 +194,8 @@ static freshet_result reading_start(struct reading *r, freshet *cache, const voi
     r->deadline_ms = deadline_ms ? deadline_ms : cache->options.deadline_ms;
     r->serve_stale = cache->options.policy == FRESHET_SERVE_STALE;
     r->level = FRESHET_READ_BOUNDED;
-    r->need.position = 0;
+    r->need.epoch = r->need.position = 0;
+    r->met = false;
     key_make(&r->key, &r->host->control.space, key, key_size);
     return FRESHET_OK;
 }
