@@ -184,8 +184,8 @@ typedef enum freshet_read_level {
     FRESHET_READ_BOUNDED = 0, /* within bound_ms */
     FRESHET_READ_ANY = 1,     /* what the tier has, but nothing that is known to be void: where the bound cannot be
                                * shown it is FRESHET_STALE at once, whatever the policy, and Redis is not asked */
-    FRESHET_READ_LATEST = 2   /* what Redis's master has now: it is always asked, and moves no value that is here.  Where
-                               * it cannot be asked the policy decides, and what the tier has is FRESHET_STALE */
+    FRESHET_READ_LATEST = 2   /* what Redis's master has now: it is always asked, and moves no value that is here.
+                               * Where it cannot be asked the policy decides, and the tier's copy is FRESHET_STALE */
 } freshet_read_level;
 
 typedef struct freshet_read_options {
