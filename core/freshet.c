@@ -323,13 +323,17 @@ static freshet_result read_tier_uncounted(struct reading *r, enum verdict *ret_v
     return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
 }
 
-static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
+/* Count an answer out of the tier. */
+static freshet_result read_counted(struct reading *r, freshet_result result)
 {
-    freshet_result result = read_tier_uncounted(r, ret_verdict);
-
     if (result == FRESHET_OK || result == FRESHET_ABSENT)
         host_count(r->host, result == FRESHET_OK ? COUNT_HITS : COUNT_ABSENTS, r->judgement.now_ns);
     return result;
+}
+
+static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
+{
+    return read_counted(r, read_tier_uncounted(r, ret_verdict));
 }
 
 /* The bound cannot be shown and Redis cannot be asked: what the policy says of a copy that is right in all else. */
@@ -340,9 +344,10 @@ static freshet_result read_stale(struct reading *r)
 
     if (!r->serve_stale)
         return FRESHET_MISS;
-    result = read_tier(r, &verdict);
+    result = read_tier_uncounted(r, &verdict);
     if (result == FRESHET_MISS ? verdict != TOO_OLD : result < 0 || r->level != FRESHET_READ_LATEST)
-        return result; /* that it is the latest cannot be shown either, however young it is */
+        return read_counted(r, result);
+    /* Its bound cannot be shown, or not that it is the latest, however young it is. */
     if (r->record.kind == RECORD_ABSENT)
         return FRESHET_MISS; /* "there was no such row a while ago" helps nobody */
     control_count(&r->host->control, COUNT_STALES, 1);

@@ -57,6 +57,10 @@ MUTANTS = [
            "    l->r.record.as_of = l->r.record.born = start =\n"
            "        atomic_load(&l->r.host->control.parts[l->r.key.partition].position);",
            race('refill_test.without_a_fleet')),
+    mutant('what the tier has is called the latest', 'core/freshet.c',
+           "if (result == FRESHET_MISS ? verdict != TOO_OLD : result < 0 || r->level != FRESHET_READ_LATEST)",
+           "if (result != FRESHET_MISS || verdict != TOO_OLD)",
+           flow('token_test.what_redis_could_not')),
     # ---- tags and namespaces
     mutant('a hit is served whatever became of its tags', 'core/servable.c',
            "    if (control_tags_changed(control, partition, record->tags, record->tag_count, record->born))\n"
