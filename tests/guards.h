@@ -118,4 +118,19 @@ static inline freshet_result guard_end(freshet_guard *guard)
     return freshet_guard_end(guard, NULL, NULL);
 }
 
+/* The claim on a host alone, and in a fleet: the file has its own struct scene, begin(scene, fleet) and end(scene). */
+#define TEST_BOTH(name)                                                                                                \
+    static void both_##name(struct scene *scene);                                                                      \
+    TEST(name)                                                                                                         \
+    {                                                                                                                  \
+        struct scene scene;                                                                                            \
+                                                                                                                       \
+        for (int fleet = 0; fleet < 2; fleet++) {                                                                      \
+            begin(&scene, fleet);                                                                                      \
+            both_##name(&scene);                                                                                       \
+            end(&scene);                                                                                               \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void both_##name(struct scene *scene)
+
 #endif

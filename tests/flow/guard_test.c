@@ -40,21 +40,6 @@ static void end(struct scene *scene)
         redis_stop(&scene->redis);
 }
 
-/* The claim on a host alone, and in a fleet. */
-#define TEST_BOTH(name)                                                                                                \
-    static void both_##name(struct scene *scene);                                                                      \
-    TEST(name)                                                                                                         \
-    {                                                                                                                  \
-        struct scene scene;                                                                                            \
-                                                                                                                       \
-        for (int fleet = 0; fleet < 2; fleet++) {                                                                      \
-            begin(&scene, fleet);                                                                                      \
-            both_##name(&scene);                                                                                       \
-            end(&scene);                                                                                               \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void both_##name(struct scene *scene)
-
 /* For how long the only guard of the only record is in force, by Redis's own clock and word. */
 static long long redis_left_us(struct redis *redis)
 {

@@ -54,21 +54,6 @@ static bool loads(struct scene *scene, freshet *cache, const char *value)
     return so;
 }
 
-/* The claim on a host alone, and in a fleet. */
-#define TEST_BOTH(name)                                                                                                \
-    static void both_##name(struct scene *scene);                                                                      \
-    TEST(name)                                                                                                         \
-    {                                                                                                                  \
-        struct scene scene;                                                                                            \
-                                                                                                                       \
-        for (int fleet = 0; fleet < 2; fleet++) {                                                                      \
-            begin(&scene, fleet);                                                                                      \
-            both_##name(&scene);                                                                                       \
-            end(&scene);                                                                                               \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void both_##name(struct scene *scene)
-
 /* H8: no invalidation lies between the load and who comes after the commit; the guard does. */
 TEST_BOTH(a_load_under_a_guard_is_joined_by_nobody)
 {
