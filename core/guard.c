@@ -157,6 +157,7 @@ freshet_result freshet_guard_begin(freshet *cache, const freshet_key *keys, size
         (result = guard_check(keys, count, &options)) != FRESHET_OK)
         return result;
     write.deadline_ms = options.deadline_ms;
+    write.wait = options.wait; /* judged as any change's */
     if ((result = changing_start(&c, cache, &write, NULL)) != FRESHET_OK)
         return result;
     guard = calloc(1, sizeof *guard);

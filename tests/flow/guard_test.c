@@ -202,6 +202,9 @@ TEST_BOTH(what_makes_no_sense_is_refused)
     EXPECT_EQ(freshet_guard_begin(scene->a, &key, 1, &options, &guard), FRESHET_EINVAL);
     EXPECT(guard == NULL);
     EXPECT_EQ(freshet_guard_left(NULL), 0);
+    options = (freshet_guard_options)FRESHET_INIT(freshet_guard_options);
+    options.wait = (freshet_wait)2;
+    EXPECT_EQ(freshet_guard_begin(scene->a, &key, 1, &options, &guard), FRESHET_EINVAL);
     EXPECT_EQ(freshet_guard_end(NULL, NULL, NULL), FRESHET_EINVAL);
     guard = guard_begin(scene->a, HOLD * 10);
     write.struct_size = 1;
