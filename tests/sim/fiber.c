@@ -13,7 +13,16 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+/* AddressSanitizer must be told of every switch, or it takes one fiber's stack for another's.  gcc and clang name it
+ * differently. */
 #if defined(__SANITIZE_ADDRESS__)
+#define FIBERS_TOLD 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FIBERS_TOLD 1
+#endif
+#endif
+#ifdef FIBERS_TOLD
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -146,7 +155,7 @@ void sim_start(uint64_t seed, double preempt_chance)
 
 /* ---- switching ---- */
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
 static void *main_fake;
 static const void *main_bottom;
 static size_t main_size;
@@ -156,12 +165,12 @@ static void fiber_entry(void)
 {
     struct sim_fiber *fiber = sim_self;
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
     __sanitizer_finish_switch_fiber(NULL, &main_bottom, &main_size);
 #endif
     (void)fiber->fn(fiber->arg);
     fiber->done = true;
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
     __sanitizer_start_switch_fiber(NULL, main_bottom, main_size);
 #endif
     setcontext(&sched.main);
@@ -170,11 +179,11 @@ static void fiber_entry(void)
 static void fiber_switch_to(struct sim_fiber *fiber)
 {
     sim_self = fiber;
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
     __sanitizer_start_switch_fiber(&main_fake, fiber->stack, STACK_SIZE);
 #endif
     swapcontext(&sched.main, fiber->context);
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
     __sanitizer_finish_switch_fiber(main_fake, NULL, NULL);
 #endif
     sim_self = NULL;
@@ -187,13 +196,13 @@ static void fiber_switch_to(struct sim_fiber *fiber)
 static void fiber_switch_back(void)
 {
     struct sim_fiber *fiber = sim_self;
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
     void *fake;
 
     __sanitizer_start_switch_fiber(&fake, main_bottom, main_size);
 #endif
     swapcontext(fiber->context, &sched.main);
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef FIBERS_TOLD
     __sanitizer_finish_switch_fiber(fake, &main_bottom, &main_size);
 #endif
 }

@@ -461,7 +461,7 @@ static void *final_main(void *arg)
             load.tag_count = 1;
             load.name_space = world_tag(2);
         }
-        for (unsigned try = 0; try < 12; try++) { /* the ticket of somebody who was killed lasts a while */
+        for (unsigned try = 0; try < 24; try++) { /* twice as long as a ticket that nobody has may last */
             struct sim_op op = {.number = 1000 + key, .kind = OP_LOAD, .key = key, .begun = sim_now};
             struct loading_op loading = {&op, false};
 
