@@ -8,9 +8,11 @@
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BYTES_LE32(x) (x)
 #define BYTES_LE64(x) (x)
+#define BYTES_BE64(x) __builtin_bswap64(x)
 #else
 #define BYTES_LE32(x) __builtin_bswap32(x)
 #define BYTES_LE64(x) __builtin_bswap64(x)
+#define BYTES_BE64(x) (x)
 #endif
 
 static inline uint32_t bytes_get32(const uint8_t *bytes)
@@ -25,6 +27,14 @@ static inline uint64_t bytes_get64(const uint8_t *bytes)
     uint64_t x;
     memcpy(&x, bytes, sizeof x);
     return BYTES_LE64(x);
+}
+
+/* Big-endian: the order of these numbers is that of their bytes. */
+static inline uint64_t bytes_get64_big(const uint8_t *bytes)
+{
+    uint64_t x;
+    memcpy(&x, bytes, sizeof x);
+    return BYTES_BE64(x);
 }
 
 static inline void bytes_put32(uint8_t *bytes, uint32_t x)

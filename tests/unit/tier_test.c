@@ -405,6 +405,59 @@ TEST(a_scan_goes_on_where_it_ended)
     tier_close(tier);
 }
 
+/* LMDB on its own finds every row, each behind the one before. */
+static void raw_walk(const char *dir, unsigned rows)
+{
+    MDB_env *env = raw_open(dir);
+    uint8_t last[20] = {0};
+    size_t last_size = 0;
+    MDB_cursor *cursor;
+    MDB_txn *txn;
+    MDB_val key, row, found;
+    MDB_dbi dbi;
+
+    EXPECT_EQ(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), 0);
+    EXPECT_EQ(mdb_dbi_open(txn, NULL, 0, &dbi), 0);
+    EXPECT_EQ(mdb_cursor_open(txn, dbi, &cursor), 0);
+    for (unsigned seen = 0; mdb_cursor_get(cursor, &key, &row, MDB_NEXT) == 0; seen++, rows--) {
+        size_t common = key.mv_size < last_size ? key.mv_size : last_size;
+        int order = memcmp(last, key.mv_data, common);
+
+        EXPECT(rows > 0 && key.mv_size <= sizeof last && (order < 0 || (order == 0 && last_size < key.mv_size)));
+        EXPECT(mdb_get(txn, dbi, &key, &found) == 0 && found.mv_data == row.mv_data);
+        memcpy(last, key.mv_data, last_size = key.mv_size);
+    }
+    EXPECT_EQ(rows, 0);
+    mdb_cursor_close(cursor);
+    mdb_txn_abort(txn);
+    mdb_env_close(env);
+}
+
+TEST(rows_lie_in_the_order_that_lmdb_has_without_us)
+{
+    static const uint8_t ends[4] = {0x00, 0x7f, 0x80, 0xff};
+    const char *dir = fresh_dir();
+    struct tier *tier = tier_at(dir, 16 * MIB);
+    uint8_t value[10000];
+    unsigned rows = 1; /* the tally */
+    struct key key;
+
+    bytes_fill(value, sizeof value, 9);
+    for (unsigned i = 0; i < 256; i++) { /* hashes that differ in the first or the last byte of either word */
+        bool large = i % 5 == 0;
+
+        key_make(&key, &space, &i, sizeof i);
+        memset(key.hash, 0x55, sizeof key.hash);
+        for (unsigned at = 0; at < 4; at++)
+            key.hash[at / 2 * 8 + at % 2 * 7] = ends[i >> 2 * at & 3];
+        EXPECT_EQ(store(tier, &key, value, large ? sizeof value : 100, 1), FRESHET_OK);
+        EXPECT_EQ(read_result(tier, &key), FRESHET_OK);
+        rows += large ? 3 : 1;
+    }
+    tier_close(tier);
+    IN_CHILD({ raw_walk(dir, rows); });
+}
+
 /* ---- damage ---- */
 
 enum damage {
