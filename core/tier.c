@@ -46,6 +46,7 @@
 struct tier_reader {
     MDB_txn *txn;
     MDB_cursor *cursor;
+    struct tier_slot *slot; /* its place in the pool, once it has one */
 };
 
 /* A line of the cache each: threads that read at once share none. */
@@ -83,6 +84,9 @@ struct tier {
 
 /* The row that counts rows behind heads, so that entries can be told without a walk.  One byte: before all others. */
 static const uint8_t tally_key[1] = {0};
+
+/* Stands in the pool for a reader that is in use: nobody but who took that one changes the slot meanwhile. */
+static struct tier_reader reader_away;
 
 /* The map that this process found damaged while it was open, by inode; its next opening starts a new one. */
 static _Atomic uint64_t condemned_ino, condemned_generation;
@@ -525,11 +529,21 @@ out:
     return result;
 }
 
-static void reader_free(struct tier_reader *reader)
+/* Forget a reader that was taken, whatever becomes of its transaction. */
+static void reader_forget(struct tier_reader *reader)
 {
     mdb_cursor_close(reader->cursor);
-    mdb_txn_abort(reader->txn);
+    if (reader->slot)
+        atomic_store_explicit(&reader->slot->reader, NULL, memory_order_relaxed);
     free(reader);
+}
+
+static void reader_free(struct tier_reader *reader)
+{
+    MDB_txn *txn = reader->txn;
+
+    reader_forget(reader);
+    mdb_txn_abort(txn);
 }
 
 void tier_close(struct tier *tier)
@@ -543,9 +557,9 @@ void tier_close(struct tier *tier)
         return;
     }
     for (unsigned i = 0; i < POOL_SLOTS; i++) {
-        struct tier_reader *reader = atomic_exchange(&tier->pool[i].reader, NULL);
+        struct tier_reader *reader = atomic_load(&tier->pool[i].reader);
 
-        if (reader)
+        if (reader && reader != &reader_away)
             reader_free(reader);
     }
     mdb_env_close(tier->env);
@@ -595,28 +609,40 @@ static inline struct tier_reader *pool_take(struct tier *tier, unsigned tries)
 
     for (unsigned i = 0; i < tries; i++) {
         struct tier_slot *slot = &tier->pool[(home + i) % POOL_SLOTS];
-        struct tier_reader *reader;
+        struct tier_reader *reader = atomic_load_explicit(&slot->reader, memory_order_relaxed);
 
-        if (atomic_load_explicit(&slot->reader, memory_order_relaxed) &&
-            (reader = atomic_exchange_explicit(&slot->reader, NULL, memory_order_acquire)))
+        if (reader && reader != &reader_away &&
+            atomic_compare_exchange_strong_explicit(&slot->reader, &reader, &reader_away, memory_order_acquire,
+                                                    memory_order_relaxed))
             return reader;
     }
     return NULL;
 }
 
-/* Keep a reset transaction for the next one; where there is no place for it, end it. */
-static inline void pool_give(struct tier *tier, struct tier_reader *reader)
+/* A place for a new reader; where there is none, end it. */
+static __attribute__((noinline)) void pool_settle(struct tier *tier, struct tier_reader *reader)
 {
     unsigned home = reader_home();
 
     for (unsigned i = 0; i < POOL_TRIES; i++) {
         struct tier_reader *none = NULL;
 
-        if (atomic_compare_exchange_strong_explicit(&tier->pool[(home + i) % POOL_SLOTS].reader, &none, reader,
-                                                    memory_order_release, memory_order_relaxed))
+        reader->slot = &tier->pool[(home + i) % POOL_SLOTS];
+        if (atomic_compare_exchange_strong_explicit(&reader->slot->reader, &none, reader, memory_order_release,
+                                                    memory_order_relaxed))
             return;
     }
+    reader->slot = NULL;
     reader_free(reader);
+}
+
+/* Keep a reset transaction for the next one.  Its place was kept for it, so it goes back without asking. */
+static inline void pool_give(struct tier *tier, struct tier_reader *reader)
+{
+    if (__builtin_expect(reader->slot != NULL, 1))
+        atomic_store_explicit(&reader->slot->reader, reader, memory_order_release);
+    else
+        pool_settle(tier, reader);
 }
 
 /* A transaction of one's own; when LMDB's table is full, after clearing out the dead, one of anybody's. */
@@ -650,12 +676,10 @@ static freshet_result reader_begin(struct tier *tier, struct tier_reader **ret_r
 static freshet_result reader_refused(struct tier *tier, struct tier_reader *reader, int rc,
                                      struct tier_reader **ret_reader)
 {
-    if (rc == MDB_BAD_RSLOT) {
-        mdb_cursor_close(reader->cursor);
-        free(reader);
-    } else {
+    if (rc == MDB_BAD_RSLOT)
+        reader_forget(reader);
+    else
         reader_free(reader);
-    }
     if (rc == MDB_BAD_RSLOT && !tier_intact(tier))
         return tier_result(tier, rc, "going on reading");
     return reader_begin(tier, ret_reader);
@@ -841,6 +865,9 @@ static inline freshet_result read_record(struct tier *tier, struct tier_reader *
 
     if (rc != 0)
         return rc == MDB_NOTFOUND ? FRESHET_MISS : tier_result(tier, rc, "reading a record");
+    __builtin_prefetch((const uint8_t *)row.mv_data + 64); /* the head's check takes long enough for the rest to come */
+    __builtin_prefetch((const uint8_t *)row.mv_data + 128);
+    __builtin_prefetch((const uint8_t *)row.mv_data + row.mv_size - 1);
     if (!head_decode(tier, &row, ret_record) || ret_record->key_size != key->size)
         return FRESHET_MISS;
     if (__builtin_expect(record_bytes(ret_record) > record_room(ret_record), 0)) {
