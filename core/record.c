@@ -19,6 +19,10 @@
 #define RECORD_FORMAT  2u
 #define RECORD_CHECKED 72u
 
+/* The first eight bytes as a number: what is always the same, and where kind and count of tags stand. */
+#define RECORD_FRONT      ((uint64_t)RECORD_FORMAT << 32 | RECORD_MAGIC)
+#define RECORD_FRONT_FREE (UINT64_C(0xffff) << 40)
+
 /* The check goes on over the tags. */
 static uint64_t record_check_tags(uint64_t check, const uint8_t *tags, uint32_t count)
 {
@@ -29,17 +33,24 @@ static uint64_t record_check_tags(uint64_t check, const uint8_t *tags, uint32_t 
     return check;
 }
 
+/* Two words into the two chains. */
+static inline void record_check_two(uint64_t *even, uint64_t *odd, const uint8_t *bytes)
+{
+    *even = (*even ^ bytes_get64(bytes)) * 0xff51afd7ed558ccdu;
+    *even ^= *even >> 32;
+    *odd = (*odd ^ bytes_get64(bytes + 8)) * 0xc4ceb9fe1a85ec53u;
+    *odd ^= *odd >> 32;
+}
+
 /* The check of a head: its first RECORD_CHECKED bytes, and the tags. */
-static uint64_t record_check(const uint8_t *bytes, uint32_t tags)
+static inline uint64_t record_check(const uint8_t *bytes, uint32_t tags)
 {
     uint64_t even = 0x9e3779b97f4a7c15u, odd = 0xc2b2ae3d27d4eb4fu;
 
-    for (unsigned at = 0; at < RECORD_CHECKED - 8; at += 16) {
-        even = (even ^ bytes_get64(bytes + at)) * 0xff51afd7ed558ccdu;
-        even ^= even >> 32;
-        odd = (odd ^ bytes_get64(bytes + at + 8)) * 0xc4ceb9fe1a85ec53u;
-        odd ^= odd >> 32;
-    }
+    record_check_two(&even, &odd, bytes);
+    record_check_two(&even, &odd, bytes + 16);
+    record_check_two(&even, &odd, bytes + 32);
+    record_check_two(&even, &odd, bytes + 48);
     even = (even ^ bytes_get64(bytes + RECORD_CHECKED - 8)) * 0xff51afd7ed558ccdu;
     even ^= even >> 29 ^ (odd << 17 | odd >> 47);
     return __builtin_expect(tags == 0, 1) ? even : record_check_tags(even, bytes + RECORD_HEAD_SIZE, tags);
@@ -67,44 +78,49 @@ void record_encode(const struct record *record, uint8_t *bytes)
 }
 
 /* Do kind and sizes make sense together? */
-static bool record_sound(const struct record *record, uint64_t limit)
+static inline bool record_sound(uint8_t kind, uint32_t key_size, uint32_t value_size, uint64_t limit)
 {
-    if (record->kind != RECORD_VALUE && record->kind != RECORD_ABSENT)
+    if (kind != RECORD_VALUE && kind != RECORD_ABSENT)
         return false;
-    if (record->kind == RECORD_ABSENT && record->value_size != 0)
+    if (kind == RECORD_ABSENT && value_size != 0)
         return false;
-    if (record->key_size == 0 || record->key_size > FRESHET_KEY_MAX)
+    if (key_size == 0 || key_size > FRESHET_KEY_MAX)
         return false;
-    return record->value_size <= limit && record->key_size <= limit - record->value_size;
+    return (uint64_t)key_size + value_size <= limit;
 }
 
 bool record_decode(struct record *ret_record, const uint8_t *bytes, size_t size, uint64_t limit)
 {
-    struct record record;
+    uint64_t front;
+    uint32_t tags, key_size, value_size;
+    uint8_t kind;
 
-    if (size < RECORD_HEAD_SIZE || bytes_get32(bytes) != RECORD_MAGIC || bytes[4] != RECORD_FORMAT)
+    if (size < RECORD_HEAD_SIZE)
         return false;
-    record.tag_count = bytes[6];
-    if (record.tag_count > RECORD_TAGS_MAX || size < record_head_size(&record) || bytes[7])
+    front = bytes_get64(bytes);
+    kind = (uint8_t)(front >> 40);
+    tags = (uint8_t)(front >> 48);
+    if ((front & ~RECORD_FRONT_FREE) != RECORD_FRONT || tags > RECORD_TAGS_MAX || size < RECORD_HEAD_SIZE + 8 * tags)
         return false;
-    if (bytes_get64(bytes + RECORD_CHECKED) != record_check(bytes, record.tag_count))
+    key_size = bytes_get32(bytes + 8);
+    value_size = bytes_get32(bytes + 12);
+    if (!record_sound(kind, key_size, value_size, limit) ||
+        bytes_get64(bytes + RECORD_CHECKED) != record_check(bytes, tags))
         return false;
     /* One by one: an initialiser would clear the room for tags at every hit. */
-    record.kind = bytes[5];
-    record.key_size = bytes_get32(bytes + 8);
-    record.value_size = bytes_get32(bytes + 12);
-    record.epoch = bytes_get64(bytes + 16);
-    record.as_of = bytes_get64(bytes + 24);
-    record.born = bytes_get64(bytes + 32);
-    record.version = bytes_get64(bytes + 40);
-    record.writer = bytes_get64(bytes + 48);
-    record.source_version = bytes_get64(bytes + 56);
-    record.expires_ns = (int64_t)bytes_get64(bytes + 64);
-    for (uint32_t i = 0; i < record.tag_count; i++)
-        record.tags[i] = bytes_get64(bytes + RECORD_HEAD_SIZE + 8 * i);
-    if (!record_sound(&record, limit))
-        return false;
-    record_copy(ret_record, &record);
+    ret_record->kind = kind;
+    ret_record->tag_count = tags;
+    ret_record->key_size = key_size;
+    ret_record->value_size = value_size;
+    ret_record->epoch = bytes_get64(bytes + 16);
+    ret_record->as_of = bytes_get64(bytes + 24);
+    ret_record->born = bytes_get64(bytes + 32);
+    ret_record->version = bytes_get64(bytes + 40);
+    ret_record->writer = bytes_get64(bytes + 48);
+    ret_record->source_version = bytes_get64(bytes + 56);
+    ret_record->expires_ns = (int64_t)bytes_get64(bytes + 64);
+    for (uint32_t i = 0; i < tags; i++)
+        ret_record->tags[i] = bytes_get64(bytes + RECORD_HEAD_SIZE + 8 * i);
     return true;
 }
 
