@@ -12,13 +12,11 @@
 
 #define BUF_STEP 64u
 
-freshet_result buf_reserve(freshet_buf *buf, size_t size)
+freshet_result buf_grow(freshet_buf *buf, size_t size)
 {
     size_t wanted = size;
     void *data;
 
-    if (buf->data && size <= buf->capacity)
-        return FRESHET_OK;
     if (buf->capacity <= SIZE_MAX / 2 && wanted < buf->capacity + buf->capacity / 2)
         wanted = buf->capacity + buf->capacity / 2;
     if (wanted > SIZE_MAX - BUF_STEP)

@@ -6,6 +6,11 @@
 
 /* Make room for `size` bytes; the bytes that the buffer holds stay, and so does its size.  FRESHET_ENOMEM leaves it as
  * it was. */
-freshet_result buf_reserve(freshet_buf *buf, size_t size);
+freshet_result buf_grow(freshet_buf *buf, size_t size);
+
+static inline freshet_result buf_reserve(freshet_buf *buf, size_t size)
+{
+    return __builtin_expect(buf->data && size <= buf->capacity, 1) ? FRESHET_OK : buf_grow(buf, size);
+}
 
 #endif

@@ -159,27 +159,32 @@ static const struct remote_ops *ops_of(struct freshet *cache, struct host *host)
 /* An answer structure may be older (shorter) than ours. */
 static freshet_result answer_start(freshet_answer *answer)
 {
-    size_t size;
+    size_t size = answer->struct_size;
 
-    if (!answer)
-        return FRESHET_OK;
-    size = answer->struct_size;
-    if (size < sizeof size || size > 4096)
-        return fail(FRESHET_EINVAL, "freshet_answer.struct_size is %zu: start it with FRESHET_INIT(freshet_answer)",
-                    size);
-    memset(answer, 0, size < sizeof *answer ? size : sizeof *answer);
+    if (__builtin_expect(size == sizeof *answer, 1)) { /* a size that the compiler knows is a few words */
+        memset(answer, 0, sizeof *answer);
+    } else {
+        if (size < sizeof size || size > 4096)
+            return fail(FRESHET_EINVAL, "freshet_answer.struct_size is %zu: start it with FRESHET_INIT(freshet_answer)",
+                        size);
+        memset(answer, 0, size < sizeof *answer ? size : sizeof *answer);
+    }
     answer->struct_size = size;
     return FRESHET_OK;
 }
 
-static freshet_result reading_start(struct reading *r, freshet *cache, const void *key, size_t key_size,
-                                    uint32_t bound_ms, uint32_t deadline_ms, freshet_buf *buf, freshet_answer *answer)
+/* It and the first look are a part of the calls that begin with them: a hit pays for no more calls than it must. */
+static inline __attribute__((always_inline)) freshet_result
+reading_start(struct reading *r, freshet *cache, const void *key, size_t key_size, uint32_t bound_ms,
+              uint32_t deadline_ms, freshet_buf *buf, freshet_answer *answer)
 {
     freshet_result result;
 
     if (!cache)
         return fail(FRESHET_EINVAL, "the cache is NULL");
-    if ((result = changing_key_check(key, key_size)) != FRESHET_OK || (result = answer_start(answer)) != FRESHET_OK)
+    if ((result = changing_key_check(key, key_size)) != FRESHET_OK)
+        return result;
+    if (answer && (result = answer_start(answer)) != FRESHET_OK)
         return result;
     if (!(r->host = host_of(cache)))
         return FRESHET_EIO;
@@ -201,7 +206,7 @@ static freshet_result reading_start(struct reading *r, freshet *cache, const voi
 }
 
 /* Level and token, where they are given. */
-static freshet_result reading_demand(struct reading *r, freshet_read_level level, const char *text)
+static inline freshet_result reading_demand(struct reading *r, freshet_read_level level, const char *text)
 {
     struct token token;
 
@@ -272,7 +277,10 @@ static void answer_fill(const struct record *record, const struct judgement *jud
     if (!answer)
         return;
     full.struct_size = answer->struct_size;
-    memcpy(answer, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);
+    if (__builtin_expect(full.struct_size == sizeof full, 1))
+        *answer = full;
+    else
+        memcpy(answer, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);
 }
 
 /* The answer is servable: tell of it and name the result. */
@@ -300,7 +308,8 @@ static freshet_result reading_end(struct reading *r, freshet_result result)
 }
 
 /* Ask the tier, without counting.  FRESHET_OK or FRESHET_ABSENT; FRESHET_MISS with the verdict; or a failure. */
-static freshet_result read_tier_uncounted(struct reading *r, enum verdict *ret_verdict)
+static inline __attribute__((always_inline)) freshet_result read_tier_uncounted(struct reading *r,
+                                                                                enum verdict *ret_verdict)
 {
     struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
     freshet_result result;
@@ -324,14 +333,14 @@ static freshet_result read_tier_uncounted(struct reading *r, enum verdict *ret_v
 }
 
 /* Count an answer out of the tier. */
-static freshet_result read_counted(struct reading *r, freshet_result result)
+static inline freshet_result read_counted(struct reading *r, freshet_result result)
 {
     if (result == FRESHET_OK || result == FRESHET_ABSENT)
         host_count(r->host, result == FRESHET_OK ? COUNT_HITS : COUNT_ABSENTS, r->judgement.now_ns);
     return result;
 }
 
-static freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
+static inline __attribute__((always_inline)) freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
 {
     return read_counted(r, read_tier_uncounted(r, ret_verdict));
 }
@@ -487,7 +496,8 @@ static freshet_result read_latest(struct reading *r)
 }
 
 /* The first look of a read: into the tier, or, for the latest, to Redis; *ret_final: there is no second. */
-static freshet_result read_first(struct reading *r, enum verdict *ret_verdict, bool *ret_final)
+static inline __attribute__((always_inline)) freshet_result read_first(struct reading *r, enum verdict *ret_verdict,
+                                                                       bool *ret_final)
 {
     freshet_result result;
 
@@ -504,13 +514,13 @@ static freshet_result read_first(struct reading *r, enum verdict *ret_verdict, b
 freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, const freshet_read_options *given,
                            freshet_buf *buf, freshet_answer *answer)
 {
-    freshet_read_options options = {0};
+    freshet_read_options options;
     struct reading r;
     enum verdict verdict;
     freshet_result result;
     bool final;
 
-    if (given && (result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK)
+    if ((result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK)
         return result;
     if ((result = reading_start(&r, cache, key, key_size, options.bound_ms, options.deadline_ms, buf, answer)) !=
         FRESHET_OK)

@@ -137,11 +137,6 @@ static void outbox_lower(struct control *control)
     }
 }
 
-const _Atomic uint64_t *control_outbox_word(const struct control *control)
-{
-    return &control->page->outbox_word;
-}
-
 /* ---- adding ---- */
 
 /* Free what dead processes have claimed and never filled; how many. */

@@ -52,6 +52,7 @@ struct control_turn {
     _Atomic uint32_t bell;
 };
 
+_Static_assert(offsetof(struct control_page, outbox_word) == CONTROL_HEAD_SIZE, "control_outbox_word knows it");
 _Static_assert(sizeof(struct control_part) == 64, "a partition is a cache line");
 _Static_assert(sizeof(struct control_outbox) == 32, "two entries a cache line");
 _Static_assert(sizeof(struct control_recent) == 48, "no padding: the file's layout");
