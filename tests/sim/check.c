@@ -92,6 +92,7 @@ static struct {
     struct guard guards[EVENTS_MAX];
     unsigned guard_count;
     uint64_t announced[KEYS_MAX];
+    bool announced_put[KEYS_MAX]; /* by a put, which has left an entry with its source version */
     uint64_t newest[FRESHET_PARTITIONS_MAX];
     uint64_t guarded[KEYS_MAX]; /* committed under a guard */
     char names[KEYS_MAX][33];   /* hex, as in Redis */
@@ -667,8 +668,10 @@ static void word_given(const struct sim_op *op, bool queued, const char *token)
             .change = op->change[key],
             .token = token && token[0] ? strdup(token) : NULL,
         };
-        if (op->version[key] > truth.announced[key])
+        if (op->version[key] > truth.announced[key]) {
             truth.announced[key] = op->version[key];
+            truth.announced_put[key] = op->kind == OP_PUT;
+        }
     }
 }
 
@@ -785,6 +788,13 @@ uint64_t check_epoch(void)
     return truth.epoch_count ? truth.epochs[truth.epoch_count - 1].id : 0;
 }
 
+/* Must the source version of the newest change be known where puts are judged by it?  Without a fleet an entry has it,
+ * and an invalidation leaves none. */
+static bool sources_known(unsigned key)
+{
+    return world.plan->sources && !truth.lost && (!world.plan->alone || truth.announced_put[key]);
+}
+
 void check_final(unsigned place, unsigned key, freshet_result result, const freshet_buf *buf)
 {
     unsigned long long version = 0;
@@ -805,7 +815,7 @@ void check_final(unsigned place, unsigned key, freshet_result result, const fres
             "guard",
             place, version, key, (unsigned long long)truth.guarded[key]);
     if (version < truth.announced[key] &&
-        !(put_may_stay(&truth.values[token], truth.announced[key]) && (truth.lost || !world.plan->sources)))
+        (sources_known(key) || !put_may_stay(&truth.values[token], truth.announced[key])))
         check_fail(
             "P2: all is calm, and process %u gets version %llu of key %u; a change to version %llu was announced",
             place, version, key, (unsigned long long)truth.announced[key]);
