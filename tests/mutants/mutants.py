@@ -277,7 +277,7 @@ MUTANTS = [
     mutant('a reply from Redis is not judged', 'core/freshet.c',
            "    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE ||",
            "    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) == VOID_EXPIRED ||",
-           race('outbox_test.a_queued_invalidation')),
+           race('outbox_test.a_put_that_redis_does_not_confirm'), race('outbox_test.a_queued_invalidation')),
     # ---- P1: what a host may believe of itself
     mutant('proven when the answer comes', 'backplane/renew.c',
            "    if (remote_prove(fleet->host, part->partition, part->question, epoch, target)) {",
