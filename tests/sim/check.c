@@ -91,6 +91,7 @@ static struct {
     unsigned word_count;
     struct guard guards[EVENTS_MAX];
     unsigned guard_count;
+    int64_t resent[KEYS_MAX]; /* when a change of the key was last run that an outbox had sent */
     uint64_t announced[KEYS_MAX];
     bool announced_put[KEYS_MAX]; /* by a put, which has left an entry with its source version */
     uint64_t newest[FRESHET_PARTITIONS_MAX];
@@ -279,6 +280,8 @@ static void ran_change(unsigned server, struct sim_op *op, const struct answer *
         if (keys >> key & 1) {
             world_tell("server %u runs change %u of key %u at %llu%s", server, number, key,
                        (unsigned long long)said->position, op ? "" : " (sent again)");
+            if (!op)
+                truth.resent[key] = sim_now;
             if (op && op->version[key]) {
                 op->ran[key] = sim_now;
                 op->change[key] = number + 1;
@@ -651,6 +654,13 @@ void check_read(struct sim_op *op, freshet_result result, const freshet_buf *buf
     check_words(op, token, result, answer, loaded);
 }
 
+/* When was the change run, of which its caller knows no more than that it waits?  Its outbox may have been quicker than
+ * its return. */
+static int64_t ran_meanwhile(const struct sim_op *op, unsigned key)
+{
+    return truth.resent[key] > op->begun ? truth.resent[key] : sim_now;
+}
+
 /* This host was told that its change is done, or waits. */
 static void word_given(const struct sim_op *op, bool queued, const char *token)
 {
@@ -659,7 +669,7 @@ static void word_given(const struct sim_op *op, bool queued, const char *token)
             continue;
         truth.words[truth.word_count++] = (struct word){
             .at = sim_now,
-            .ran = op->ran[key] ? op->ran[key] : sim_now,
+            .ran = op->ran[key] ? op->ran[key] : ran_meanwhile(op, key),
             .host = sim_self->process->host->number,
             .key = key,
             .version = op->version[key],
