@@ -13,6 +13,7 @@
 #include <publish.h>
 #include <store.h>
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -140,6 +141,14 @@ uint64_t fleet_time_us(const struct fleet *fleet)
         return (uint64_t)(boot_us + offset);
     clock_gettime(CLOCK_REALTIME, &real);
     return (uint64_t)real.tv_sec * 1000000u + (uint64_t)real.tv_nsec / 1000u;
+}
+
+void fleet_until(const struct fleet *fleet, int64_t deadline_ns, char ret_text[24])
+{
+    int64_t left_us = (deadline_ns - fleet_now_ns()) / 1000;
+    uint64_t until = fleet_time_us(fleet) + (left_us > 0 ? (uint64_t)left_us / 4 * 3 : 0);
+
+    (void)snprintf(ret_text, 24, "%" PRIu64, until < ANSWER_POSITION_MAX ? until : ANSWER_POSITION_MAX);
 }
 
 int64_t fleet_boot_ns(const struct fleet *fleet, uint64_t redis_us)

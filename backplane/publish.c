@@ -143,17 +143,6 @@ static void publish_put_words(struct fleet *fleet, struct publish_work *work, ui
     work->argc = words.count;
 }
 
-/* Until when a put may be stored, in Redis's time: a while before its caller gives it up.  Then an invalidation is sent
- * in its stead, and others may change the key, so what comes later must not be stored over theirs. */
-static void publish_put_until(struct publish_work *work, int64_t deadline_ns)
-{
-    int64_t left_us = (deadline_ns - fleet_now_ns()) / 1000;
-    uint64_t until = work->version + (left_us > 0 ? (uint64_t)left_us / 4 * 3 : 0);
-
-    (void)snprintf(work->until, sizeof work->until, "%" PRIu64,
-                   until < ANSWER_POSITION_MAX ? until : ANSWER_POSITION_MAX);
-}
-
 /* ---- one frame on its way ---- */
 
 void publish_write_down(struct publishing *p)
@@ -371,7 +360,9 @@ static freshet_result publish_put_send(struct publishing *p, const struct remote
     struct answer answer;
     freshet_result result;
 
-    publish_put_until(work, p->deadline_ns);
+    /* When its caller gives it up an invalidation is sent in its stead, and others may change the key: what comes later
+     * must not be stored over theirs. */
+    fleet_until(fleet, p->deadline_ns, work->until);
     publish_put_words(fleet, work, p->partition, put, expiry_us, sealed, sealed_size);
     result = publish_run(p, SCRIPT_PUT, &reply);
     result = publish_settle(p, result, reply, &answer);

@@ -283,9 +283,10 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
     const struct fleet_names *names = &fleet->names[key->partition];
     uint8_t context[FLEET_CONTEXT_SIZE];
     char name[FLEET_NAME_SIZE];
-    const char *argv[] = {names->head, name, names->tagfence, (const char *)context, life};
+    char until[24]; /* a ticket that its caller does not hear of would keep the others waiting */
+    const char *argv[] = {names->head, name, names->tagfence, (const char *)context, life, until};
     size_t sizes[] = {strlen(names->head), fleet_record_name(names, key->hash, name), strlen(names->tagfence),
-                      sizeof context, strlen(life)};
+                      sizeof context, strlen(life), 0};
     struct resp *reply = NULL;
     struct remote_part page;
     struct answer said;
@@ -297,8 +298,10 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
     *ret_again = false;
     remote_part(fleet->host, key->partition, &page);
     fleet_context(fleet, page.epoch, 0, context);
+    fleet_until(fleet, deadline_ns, until);
+    sizes[5] = strlen(until);
     answer->asked_ns = page.proven_ns != 0 ? fleet_now_ns() : 0;
-    result = lines_script(fleet->lines, SCRIPT_TICKET, 3, 5, argv, sizes, deadline_ns, &reply, NULL);
+    result = lines_script(fleet->lines, SCRIPT_TICKET, 3, 6, argv, sizes, deadline_ns, &reply, NULL);
     if (result != FRESHET_OK)
         return result;
     if (!answer_read(&said, reply) || said.status == ANSWER_CONFLICT) {

@@ -659,6 +659,13 @@ void control_forget_proof(struct control *control, uint32_t partition)
                                                     memory_order_acquire));
 }
 
+/* Everything up to the position counts as changed, and for all we know just now. */
+static void control_floor(struct control_part *part, uint64_t position)
+{
+    (void)control_raise(&part->newest_change_ns, (uint64_t)clock_boot_ns());
+    (void)control_raise(&part->floor, position);
+}
+
 bool control_adopt(struct control *control, uint32_t partition, uint64_t from, uint64_t to,
                    uint64_t position, uint64_t clear)
 {
@@ -669,7 +676,7 @@ bool control_adopt(struct control *control, uint32_t partition, uint64_t from, u
         return seen == to && to != 0;
     control_unprove(part, to);
     STEP("adopt_unproven");
-    (void)control_raise(&part->floor, position);
+    control_floor(part, position);
     (void)control_raise(&part->clear, clear);
     TRACE(.event = "floor", .partition = partition, .position = position);
     STEP("adopt_floor");
@@ -688,7 +695,7 @@ void control_repair(struct control *control, uint32_t partition, uint64_t positi
 {
     struct control_part *part = &control->parts[partition];
 
-    (void)control_raise(&part->floor, position);
+    control_floor(part, position);
     TRACE(.event = "floor", .partition = partition, .position = position);
     STEP("repair_floor");
     TRACE(.event = "applied", .partition = partition, .position = position);

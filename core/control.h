@@ -97,7 +97,7 @@ struct control_part {
     _Atomic uint64_t applied;
     _Atomic uint64_t proven;           /* 16 bits: the epoch's tag; 48: CLOCK_BOOTTIME in us; see control_proof_ns */
     _Atomic uint64_t position;         /* newest known; without a fleet the counter itself */
-    _Atomic uint64_t newest_change_ns; /* CLOCK_BOOTTIME of the last change applied */
+    _Atomic uint64_t newest_change_ns; /* CLOCK_BOOTTIME of the last change applied, or adoption or repair */
     char pad[8];
 };
 

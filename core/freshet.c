@@ -795,16 +795,14 @@ static freshet_result load_with_ticket(struct loading *l, const struct remote_ti
     return load_answer(l, result);
 }
 
-/* Somebody else in the fleet loads: look again in a moment, a little later each time. */
+/* Somebody else in the fleet loads: look again in a moment, a little later each time.  False: there is no time for
+ * another answer.  Not to ask is better than to go without the answer: it may be a ticket, which others wait for. */
 static bool load_pause(int64_t deadline_ns, int round)
 {
     int64_t pause = CLOCK_NS_PER_MS << (round < 4 ? round : 4);
-    int64_t left = deadline_ns - clock_boot_ns();
 
-    if (left <= 0)
+    if (pause >= deadline_ns - clock_boot_ns())
         return false;
-    if (pause > left)
-        pause = left;
     struct timespec time = {.tv_sec = pause / CLOCK_NS_PER_S, .tv_nsec = pause % CLOCK_NS_PER_S};
     (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
     return true;

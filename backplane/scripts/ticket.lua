@@ -1,14 +1,15 @@
 -- ticket.lua - an answer, or the right to fill what is missing, for one caller at a time.
 --
--- KEYS  head, record, table of tags     ARGV  context (its last 16 bytes name the ticket), ticket's life in ms
+-- KEYS  head, record, table of tags     ARGV  context (its last 16 bytes name the ticket), ticket's life in ms,
+--                                             until when (us of Redis's time) its caller waits for it
 -- Reply RECORD epoch position time bytes
 --       GUARDED epoch position time     a database write is in progress: nobody may fill
 --       WAIT epoch position time        somebody else has the ticket
 --       TICKET epoch position time prefer_primary ("1" or "0")
 
 local TICKET_MS_MAX = 600000
-local life = tonumber(ARGV[2])
-if not life or life < 1 or #KEYS ~= 3 then return redis.error_reply('ERR freshet: a ticket that makes no sense') end
+local life, last = tonumber(ARGV[2]), tonumber(ARGV[3] or POSITION_MAX)
+if not life or life < 1 or not last or #KEYS ~= 3 then return redis.error_reply('ERR freshet: a ticket that makes no sense') end
 local done = begin()
 if done then return done end
 
@@ -34,6 +35,8 @@ if old and old.ticket ~= NO_TICKET and old.ticket ~= context.random and old.tick
     and old.ticket_until <= now + TICKET_MS_MAX * 1000 then -- further off only after the clock was put back
     return answer('WAIT')
 end
+-- Nobody would use it, and all others would wait for its end.
+if now > last then return answer('WAIT') end
 
 -- What was there is void or gone; what it knew (when it changed, which source version it had seen) stays for as long.
 local px = life + 1000

@@ -335,6 +335,10 @@ TEST(the_bound_of_100_ms_is_kept_on_a_late_network)
 {
     expect_bound_kept(100, "latency 50 jitter 10 down", 30);
 }
+TEST(the_bound_of_2_s_is_kept_on_a_late_network)
+{
+    expect_bound_kept(2000, "latency 50 jitter 20", 5);
+}
 /* A stored value takes a good 30 ms. */
 TEST(the_bound_is_kept_on_a_slow_network)
 {

@@ -61,6 +61,14 @@ MUTANTS = [
            "if (result == FRESHET_MISS ? verdict != TOO_OLD : result < 0 || r->level != FRESHET_READ_LATEST)",
            "if (result != FRESHET_MISS || verdict != TOO_OLD)",
            flow('token_test.what_redis_could_not')),
+    mutant('a ticket that its caller has given up is granted', 'backplane/scripts/ticket.lua',
+           "if now > last then return answer('WAIT') end", "",
+           unit('scripts_test.a_ticket_that_its_caller')),
+    mutant('an adoption is no change', 'core/control.c',
+           "    (void)control_raise(&part->newest_change_ns, (uint64_t)clock_boot_ns());\n"
+           "    (void)control_raise(&part->floor, position);",
+           "    (void)control_raise(&part->floor, position);",
+           unit('control_test.what_an_adoption_or_a_repair')),
     # ---- tags and namespaces
     mutant('a hit is served whatever became of its tags', 'core/servable.c',
            "    if (control_tags_changed(control, partition, record->tags, record->tag_count, record->born))\n"
@@ -269,7 +277,7 @@ MUTANTS = [
     mutant('a reply from Redis is not judged', 'core/freshet.c',
            "    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) != SERVABLE ||",
            "    if (servable(&r->record, &r->host->control, &r->key, r->bound_ns, answer->asked_ns, &r->judgement) == VOID_EXPIRED ||",
-           race('outbox_test.a_queued_invalidation')),
+           race('outbox_test.a_put_that_redis_does_not_confirm'), race('outbox_test.a_queued_invalidation')),
     # ---- P1: what a host may believe of itself
     mutant('proven when the answer comes', 'backplane/renew.c',
            "    if (remote_prove(fleet->host, part->partition, part->question, epoch, target)) {",
@@ -315,7 +323,7 @@ MUTANTS = [
            "    remote_applied(fleet->host, part->partition, position);\n    {",
            race('log_test.a_lost_last_message')),
     mutant('a repair sets no floor', 'core/control.c',
-           "    (void)control_raise(&part->floor, position);\n"
+           "    control_floor(part, position);\n"
            "    TRACE(.event = \"floor\", .partition = partition, .position = position);\n    STEP(\"repair_floor\");",
            "    STEP(\"repair_floor\");",
            race('log_test.a_trimmed_log')),
@@ -327,7 +335,7 @@ MUTANTS = [
            "    control_unprove(part, to);\n    STEP(\"adopt_unproven\");", "    STEP(\"adopt_unproven\");",
            unit('control_test.'), race('history_test.')),
     mutant('an adoption sets no floor', 'core/control.c',
-           "    (void)control_raise(&part->floor, position);\n    (void)control_raise(&part->clear, clear);",
+           "    control_floor(part, position);\n    (void)control_raise(&part->clear, clear);",
            "    (void)control_raise(&part->clear, clear);",
            unit('control_test.'), race('history_test.flushall_begins')),
     mutant('proven though not all is applied', 'core/control.c',
@@ -452,9 +460,9 @@ MUTANTS = [
            "        atomic_store(control_fence(control, partition, slot), 0);\n    STEP(\"adopt_applied\");",
            unit('control_test.adopting_never_lowers')),
     mutant('an adoption writes the epoch first', 'core/control.c',
-           "    control_unprove(part, to);\n    STEP(\"adopt_unproven\");\n    (void)control_raise(&part->floor, position);",
+           "    control_unprove(part, to);\n    STEP(\"adopt_unproven\");\n    control_floor(part, position);",
            "    control_unprove(part, to);\n    atomic_store(&part->epoch, to);\n    STEP(\"adopt_unproven\");\n"
-           "    (void)control_raise(&part->floor, position);",
+           "    control_floor(part, position);",
            unit('control_test.an_adopter')),
     mutant('an older history is adopted', 'backplane/renew.c',
            "    return answer->position < asked->page.position ? RENEW_OLDER : RENEW_ADOPT;", "    return RENEW_ADOPT;",

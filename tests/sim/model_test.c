@@ -735,7 +735,7 @@ static const struct {
     const char *name, *keys, *args;
 } shapes[] = {
     {"change", "hlR", "cpmKsn"},   {"change", "hl", "cpmCsn"},     {"change", "hlt", "cpMGsn"},
-    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebngU"}, {"ticket", "hrt", "cn"},
+    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebngU"}, {"ticket", "hrt", "cnU"},
     {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaNA"},     {"leave", "ho", "cHFO"},
     {"guard", "hlr", "cpmBdwsn"},  {"guard", "hlrR", "cpmEdqsn"},  {"hold", "hr", "cdwq"},
     {"wait", "ho", "c"},           {"latest", "hrt", "cL"},

@@ -530,6 +530,22 @@ TEST(adopting_never_lowers)
     EXPECT_EQ(atomic_load(&one.parts[0].applied), 100);
 }
 
+/* A load that Redis cannot tell about asks the primary for a while after a change: these may stand for any. */
+TEST(what_an_adoption_or_a_repair_voids_counts_as_changed_just_now)
+{
+    _Atomic uint64_t *newest;
+    int64_t before;
+
+    pages_join();
+    newest = &one.parts[0].newest_change_ns;
+    before = clock_boot_ns();
+    EXPECT(control_adopt(&one, 0, OLD, NEW, 7, 6)); /* though its positions are below ours */
+    EXPECT((int64_t)atomic_load(newest) >= before);
+    atomic_store(newest, 1);
+    control_repair(&one, 0, 300);
+    EXPECT((int64_t)atomic_load(newest) >= before);
+}
+
 TEST(a_repair_voids_before_it_claims)
 {
     pages_join();

@@ -384,7 +384,7 @@ static struct reply put(const char *record, uint64_t source)
     return put_as(context(), record, content(source));
 }
 
-static struct reply ticket_as(struct context now, const char *record, uint64_t ms)
+static struct reply ticket_until(struct context now, const char *record, uint64_t ms, uint64_t until_us)
 {
     struct words words = script(SCRIPT_TICKET, 3);
 
@@ -393,7 +393,14 @@ static struct reply ticket_as(struct context now, const char *record, uint64_t m
     word_text(&words, TABLE);
     word_context(&words, &now);
     word_number(&words, ms);
+    if (until_us)
+        word_number(&words, until_us);
     return wire_ask(wire, &words);
+}
+
+static struct reply ticket_as(struct context now, const char *record, uint64_t ms)
+{
+    return ticket_until(now, record, ms, 0);
 }
 
 static struct reply fill_as(struct context now, const uint8_t ticket[16], const char *record, struct content what)
@@ -966,6 +973,15 @@ TEST(a_put_that_its_caller_has_given_up_is_an_invalidation)
     EXPECT_SAYS(reply, "GUARDED");
     got = record(some[0]);
     EXPECT(got.state == STORED_TOMBSTONE && got.born == position_of(reply));
+}
+
+TEST(a_ticket_that_its_caller_has_given_up_is_not_granted)
+{
+    start(NULL);
+    EXPECT_SAYS(ticket_until(context(), some[0], 5000, redis_us() - 1), "WAIT");
+    EXPECT_SAYS(ticket_until(context(), some[0], 5000, redis_us() + 60000000), "TICKET");
+    EXPECT_SAYS(put(some[1], 0), "OK"); /* an answer is one, however late it comes */
+    EXPECT_SAYS(ticket_until(context(), some[1], 5000, redis_us() - 1), "RECORD");
 }
 
 TEST(only_what_never_expires_stays_for_ever)
