@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <log.h>
 #include <page.h>
+#include <shelf.h>
 #include <stdio.h>
 #include <step.h>
 #include <sys/mman.h>
@@ -35,7 +36,7 @@
 #include <unistd.h>
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
-#define CONTROL_FORMAT 2u
+#define CONTROL_FORMAT 3u
 #define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
@@ -46,14 +47,15 @@
 #define FENCES_MOST (1u << 20)
 #define TOUCHES_LEAST (1u << 16)
 #define TOUCHES_MOST (1u << 24)
+#define SHELF_SHARE 30u /* of the tier's size one in so many bytes, at most */
 
 /* ---- sizes ---- */
 
 /* Where the tables are; all follows from tier size and partitions. */
 struct control_plan {
     uint64_t tier_size;
-    uint32_t partitions, fence_slots, touch_slots;
-    size_t parts, outbox, recent, turns, guards, fences, tag_fences, touched, size; /* offsets in the file */
+    uint32_t partitions, fence_slots, touch_slots, shelf_sets;
+    size_t parts, outbox, recent, turns, guards, fences, tag_fences, touched, shelf, size; /* offsets in the file */
 };
 
 /* The greatest power of two that is not above `x`, within bounds that are powers of two. */
@@ -95,7 +97,9 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     plan.fences = control_align(plan.guards + CONTROL_GUARD_SLOTS * sizeof(uint64_t), CONTROL_PAGE_SIZE);
     plan.tag_fences = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
     plan.touched = plan.tag_fences + (size_t)partitions * CONTROL_TAG_SLOTS * sizeof(uint64_t);
-    plan.size = control_align(plan.touched + plan.touch_slots, CONTROL_PAGE_SIZE);
+    plan.shelf = control_align(plan.touched + plan.touch_slots, CONTROL_PAGE_SIZE);
+    plan.shelf_sets = control_power(tier_size / SHELF_SHARE / SHELF_SET_SIZE, SHELF_SETS_LEAST, SHELF_SETS_MOST);
+    plan.size = control_align(plan.shelf + (size_t)plan.shelf_sets * SHELF_SET_SIZE, CONTROL_PAGE_SIZE);
     return plan;
 }
 
@@ -276,6 +280,8 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
         .touched = (_Atomic uint8_t *)(base + plan.touched),
+        .shelf = (struct control_shelf *)(void *)(base + plan.shelf),
+        .shelf_sets = plan.shelf_sets,
     };
     control_identify(head, &st, control->host_id);
     key_space_name(&control->space, head->name);

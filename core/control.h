@@ -4,7 +4,7 @@
  * A file of its own in the tier's directory, allocated in full before it is mapped (a full file system is an error at
  * open, never a SIGBUS later).  All words that decide coherence are atomics that only rise, so a process that was
  * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c,
- * guarded.c and in the inline readers of this file; nobody else touches the page.
+ * guarded.c, shelf.c and in the inline readers of this file; nobody else touches the page.
  *
  * The order of stores: fence, then applied, then proven-at, each a release; a reader takes proven-at first (acquire),
  * copies nothing after, and looks at the clock last (servable.c).
@@ -52,8 +52,9 @@ enum control_fit {
     CONTROL_SHAPE      /* ours and of this boot, but of another name, size or partitions */
 };
 
-struct control_part; /* one partition's words */
-struct control_page; /* the mapping */
+struct control_shelf; /* a set of the shelf */
+struct control_part;  /* one partition's words */
+struct control_page;  /* the mapping */
 
 struct control {
     struct control_page *page;
@@ -69,6 +70,8 @@ struct control {
     _Atomic uint64_t *fences;     /* partitions * fence_slots */
     _Atomic uint64_t *tag_fences; /* partitions * CONTROL_TAG_SLOTS */
     _Atomic uint8_t *touched;     /* touch_slots */
+    struct control_shelf *shelf;  /* shelf_sets, a power of two: shelf.c */
+    uint32_t shelf_sets;
     struct control_outbox *outbox;
     struct control_recent *recent;
     struct control_turn *turns;
@@ -281,11 +284,15 @@ static inline bool control_outbox_pending(const struct control *control, const s
 }
 
 /* ---- the access table, for eviction: set by readers only when not yet set ---- */
-static inline void control_touch(const struct control *control, uint32_t touch)
+/* True: it was set. */
+static inline bool control_touch(const struct control *control, uint32_t touch)
 {
     _Atomic uint8_t *word = &control->touched[touch];
-    if (atomic_load_explicit(word, memory_order_relaxed) == 0)
-        atomic_store_explicit(word, 1, memory_order_relaxed);
+
+    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
+        return true;
+    atomic_store_explicit(word, 1, memory_order_relaxed);
+    return false;
 }
 /* Clears it; true when it was set. */
 bool control_touch_clear(struct control *control, uint32_t touch);

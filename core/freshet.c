@@ -13,6 +13,7 @@
 #include <log.h>
 #include <options.h>
 #include <servable.h>
+#include <shelf.h>
 #include <stdlib.h>
 #include <step.h>
 #include <string.h>
@@ -307,28 +308,39 @@ static freshet_result reading_end(struct reading *r, freshet_result result)
     return result;
 }
 
+/* The copy in hand, now. */
+static inline enum verdict read_judged(struct reading *r)
+{
+    bool meets = reading_meets(r);
+    enum verdict verdict =
+        servable(&r->record, &r->host->control, &r->key, r->bound_ns, 0, &r->judgement);
+
+    return meets ? verdict : VOID_EPOCH; /* for this reader */
+}
+
 /* Ask the tier, without counting.  FRESHET_OK or FRESHET_ABSENT; FRESHET_MISS with the verdict; or a failure. */
 static inline __attribute__((always_inline)) freshet_result read_tier_uncounted(struct reading *r,
                                                                                 enum verdict *ret_verdict)
 {
+    const struct control *control = &r->host->control;
     struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
     freshet_result result;
-    bool meets;
 
-    /* The judge's two random words come from memory while the tree is walked. */
-    __builtin_prefetch(control_fence(&r->host->control, r->key.partition, r->key.slot));
-    __builtin_prefetch(&r->host->control.touched[r->key.touch], 1);
+    /* The judge's two random words come from memory while the record is looked for. */
+    __builtin_prefetch(control_fence(control, r->key.partition, r->key.slot));
+    __builtin_prefetch(&control->touched[r->key.touch], 1);
+    if (shelf_read(control, &r->key, &r->record, r->buf) && (*ret_verdict = read_judged(r)) == SERVABLE) {
+        control_touch(control, r->key.touch);
+        return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
+    }
     result = tier_read(tier, &r->key, &r->record, r->buf);
     *ret_verdict = VOID_EXPIRED;
     if (result != FRESHET_OK)
         return result == FRESHET_ENOMEM ? fail(result, "no memory for the value") : FRESHET_MISS;
-    meets = reading_meets(r);
-    *ret_verdict = servable(&r->record, &r->host->control, &r->key, r->bound_ns, 0, &r->judgement);
-    if (!meets)
-        *ret_verdict = VOID_EPOCH; /* for this reader */
-    if (*ret_verdict != SERVABLE)
+    if ((*ret_verdict = read_judged(r)) != SERVABLE)
         return FRESHET_MISS;
-    control_touch(&r->host->control, r->key.touch);
+    if (control_touch(control, r->key.touch) && shelf_wants(r->judgement.now_ns)) /* not the first time of late */
+        shelf_put(control, &r->key, &r->record, r->buf->data);
     return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
 }
 

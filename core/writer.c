@@ -16,6 +16,7 @@
 #include <evict.h>
 #include <guarded.h>
 #include <log.h>
+#include <shelf.h>
 
 #include <errno.h>
 #include <pthread.h>
@@ -360,10 +361,19 @@ static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const s
     return result;
 }
 
+/* What the tier has anew is not to be hidden by an older copy. */
+static void writer_clear_shelf(const struct writer *w, const struct item *item, uint32_t count)
+{
+    for (; item && count > 0; item = item->next, count--)
+        if (!item->turn.slot)
+            shelf_drop(w->control, &item->key);
+}
+
 /* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked
  * at, all of them written or none. */
 static freshet_result writer_attempt(struct writer *w, const struct item *item, uint32_t most, uint32_t *ret_taken)
 {
+    const struct item *first = item;
     struct tally tally = {0};
     struct tier_txn *txn;
     uint64_t used, pages, budget, spent = 0;
@@ -387,7 +397,9 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
     /* A few more than were added, so that it pays off; the rest is the next batch's. */
     if ((result = writer_evict(w, txn, 0, EVICT_SCANS, 2 * *ret_taken + ROOM_DELETIONS, 0, &tally)) != FRESHET_OK)
         goto failed;
-    return writer_commit(w, txn, &tally);
+    if ((result = writer_commit(w, txn, &tally)) == FRESHET_OK)
+        writer_clear_shelf(w, first, *ret_taken);
+    return result;
 failed:
     tier_drop(txn);
     return result;

@@ -69,6 +69,16 @@ MUTANTS = [
            "    (void)control_raise(&part->floor, position);",
            "    (void)control_raise(&part->floor, position);",
            unit('control_test.what_an_adoption_or_a_repair')),
+    mutant('a copy on the shelf is not judged', 'core/freshet.c',
+           "&r->record, r->buf) && (*ret_verdict = read_judged(r)) == SERVABLE) {",
+           "&r->record, r->buf)) {\n        (void)read_judged(r);",
+           race('shelf_test.an_invalidation')),
+    mutant('a copy is taken from the shelf in the midst of a change', 'core/shelf.c',
+           "    return word(&slot->sequence) == sequence;", "    return true;",
+           unit('shelf_test.a_reader_gets_a_whole_copy')),
+    mutant('an older copy stays before what the tier has anew', 'core/writer.c',
+           "            shelf_drop(w->control, &item->key);", "            continue;",
+           race('shelf_test.a_put_takes_the_place')),
     # ---- tags and namespaces
     mutant('a hit is served whatever became of its tags', 'core/servable.c',
            "    if (control_tags_changed(control, partition, record->tags, record->tag_count, record->born))\n"
