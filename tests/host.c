@@ -549,7 +549,8 @@ bool host_proven(freshet *cache)
 
 bool host_proven_in_another(freshet *cache, uint64_t epoch)
 {
-    return host_stats(cache).epoch != epoch && host_proven(cache); /* in this order, or the proof may be the old one's */
+    /* In this order, or the proof may be the old one's. */
+    return host_stats(cache).epoch != epoch && host_proven(cache);
 }
 
 void host_share(freshet *a, freshet *b, const char *key, const char *value)
