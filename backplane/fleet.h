@@ -108,8 +108,8 @@ void fleet_context(const struct fleet *fleet, uint64_t known_epoch, uint64_t hin
 /* Microseconds of Redis's time now, as far as known; else of this host's. */
 uint64_t fleet_time_us(const struct fleet *fleet);
 
-/* Until when Redis is to take what is worth something to its caller alone, in decimal and in Redis's time: a while before
- * the deadline, since the answer takes its time too. */
+/* Until when Redis is to take what is worth something to its caller alone, in decimal and in Redis's time: a while
+ * before the deadline, since the answer takes its time too. */
 void fleet_until(const struct fleet *fleet, int64_t deadline_ns, char ret_text[24]);
 
 /* A moment of Redis's time (us; 0: never) as CLOCK_BOOTTIME ns (INT64_MAX: never). */

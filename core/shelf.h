@@ -3,10 +3,11 @@
  * walk down LMDB's tree.
  *
  * A copy is judged like the tier's own, by its as-of and born against the same page (servable.h), after it was copied
- * out.  So it can be no staler, whatever becomes of the original; void, it is only in the way until another takes its place.
+ * out.  So it can be no staler, whatever becomes of the original; void, it is only in the way until another takes its
+ * place.
  *
  * The table is set-associative: a cache line of tags (8 bytes of the hashes), then a slot for each.  Slots are
- * seqlocks: a reader never waits nor writes, but for a mark that is already set on a hot slot; a writer that meets
+ * seqlocks: a reader never waits, nor writes anything but a mark, which a hot slot has already; a writer that meets
  * another, even one that died or was stopped in the midst, lets it be.  A slot that a writer died in is lost until the
  * page is made anew, and its key is found in the tier as before.
  */

@@ -9,7 +9,9 @@
 
 local TICKET_MS_MAX = 600000
 local life, last = tonumber(ARGV[2]), tonumber(ARGV[3] or POSITION_MAX)
-if not life or life < 1 or not last or #KEYS ~= 3 then return redis.error_reply('ERR freshet: a ticket that makes no sense') end
+if not life or life < 1 or not last or #KEYS ~= 3 then
+    return redis.error_reply('ERR freshet: a ticket that makes no sense')
+end
 local done = begin()
 if done then return done end
 

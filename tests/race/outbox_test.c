@@ -99,7 +99,7 @@ TEST(a_queued_invalidation_hides_the_key_on_this_host_and_is_sent_later)
         test_pause();
     }
     EXPECT(stats_of(scene.a).queued >= 1);
-    /* Not from the tier, not from Redis, not in another process.  Once its proof has lapsed, each look waits for Redis. */
+    /* Not from the tier, not from Redis, not in another process.  Once its proof has lapsed each look waits. */
     for (int64_t start = test_now_ns(); test_now_ns() - start < 100 * INT64_C(1000000);) {
         EXPECT(!gets_that(scene.a, "k", "old") && !gets_that(sibling, "k", "old"));
         test_pause();
