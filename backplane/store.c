@@ -312,6 +312,9 @@ static freshet_result store_ticket_ask(struct fleet *fleet, const struct remote_
                      1);
     } else if (said.status == ANSWER_GUARDED) {
         answer->found = REMOTE_GUARDED;
+    } else if (said.status == ANSWER_WAIT) {
+        /* Too late for it, and yet here in time: our idea of its clock is an old one. */
+        *ret_again = said.time_us > strtoull(until, NULL, 10);
     } else if (said.status == ANSWER_RECORD && answer_bytes(&said, 0, &bytes, &size)) {
         *ret_again = said.epoch != page.epoch || said.position < page.position || remote_clock(fleet->host) == 0;
         if (!*ret_again)

@@ -327,6 +327,7 @@ static inline __attribute__((always_inline)) freshet_result read_tier_uncounted(
     freshet_result result;
 
     /* The judge's two random words come from memory while the record is looked for. */
+    __builtin_prefetch(shelf_place(control, &r->key));
     __builtin_prefetch(control_fence(control, r->key.partition, r->key.slot));
     __builtin_prefetch(&control->touched[r->key.touch], 1);
     if (shelf_read(control, &r->key, &r->record, r->buf) && (*ret_verdict = read_judged(r)) == SERVABLE) {
@@ -841,8 +842,11 @@ static freshet_result load_remote(struct loading *l)
     for (int round = 0;; round++) {
         struct remote_answer answer = {0};
 
-        result = l->r.ops->ticket(atomic_load(&l->r.host->remote), &key, ticket_ms, reading_deadline(&l->r), &answer,
-                                  l->r.buf);
+        /* Who has waited for others until now does not ask for a ticket that he would not hear of. */
+        result = clock_boot_ns() < reading_deadline(&l->r)
+                     ? l->r.ops->ticket(atomic_load(&l->r.host->remote), &key, ticket_ms, reading_deadline(&l->r),
+                                        &answer, l->r.buf)
+                     : FRESHET_ENET;
         if (result == FRESHET_ENOMEM)
             return result;
         if (result < 0) {

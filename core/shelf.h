@@ -9,7 +9,8 @@
  * The table is set-associative: a cache line of tags (8 bytes of the hashes), then a slot for each.  Slots are
  * seqlocks: a reader never waits, nor writes anything but a mark, which a hot slot has already; a writer that meets
  * another, even one that died or was stopped in the midst, lets it be.  A slot that a writer died in is lost until the
- * page is made anew, and its key is found in the tier as before.
+ * page is made anew, and its key is found in the tier as before.  What was void stays in the page's bytes until another
+ * takes its place.
  */
 #ifndef CORE_SHELF_H
 #define CORE_SHELF_H
@@ -34,8 +35,8 @@ bool shelf_read(const struct control *control, const struct key *key, struct rec
  * lately. */
 void shelf_put(const struct control *control, const struct key *key, const struct record *record, const void *value);
 
-/* Take the key's copy off, since the tier has another now: a host does not go back to what it had before.  (One that
- * somebody is just putting there comes after all; it is as good as its judgement.) */
+/* Take the key's copy off, since the tier has another now.  One that somebody is just putting there may come after all,
+ * until a younger one takes its place; it is as good as its judgement. */
 void shelf_drop(const struct control *control, const struct key *key);
 
 /* Is one found in the tier at this moment to come onto the shelf?  One in so many, drawn by the clock: hot keys come

@@ -129,8 +129,9 @@ typedef struct freshet_options {
     const char *name;          /* of the cache, the same on every host; NULL: "default" */
     const char *dir;           /* the tier's directory, its last part created if absent (mode 0700);
                                 * NULL: /dev/shm/freshet-UID/NAME, all of it created */
-    uint64_t tier_size;        /* bytes, at most, of the tier's LMDB map; the control page comes on top (3 to 5 %,
-                                * but half a MiB at least).  0: what an existing tier has, else 64 MiB; least 1 MiB */
+    uint64_t tier_size;        /* bytes, at most, of the tier's LMDB map; the control page comes on top (2 to 9 %
+                                * from 16 MiB on, of less about half a MiB).  0: what an existing tier has, else
+                                * 64 MiB; least 1 MiB */
     uint32_t value_max;        /* bytes of the largest value taken; 0: FRESHET_VALUE_MAX_DEFAULT */
     uint32_t max_staleness_ms; /* the bound; 0: 500; 20 to 600,000.  Of a tier's processes the first fixes the upper
                                 * limit for the others, of a fleet's hosts likewise */

@@ -40,6 +40,35 @@ static void end(struct scene *scene)
     redis_stop(&scene->redis);
 }
 
+/* Whether a load's caller still waits is judged by Redis's clock, which a host learns four times per bound. */
+TEST(no_load_waits_since_the_clock_of_redis_has_jumped)
+{
+    struct redis redis;
+    freshet *cache;
+    char value[16];
+
+    redis_start_on_clock(&redis, NULL);
+    cache = host_join(fresh_dir(), &redis, 600000);
+    for (int i = 0; i < 6; i++) {
+        const int jumps[] = {0, 3600, 7200, -3600, 10, 0};
+        freshet_load_options options = FRESHET_INIT(freshet_load_options);
+        freshet_answer answer = FRESHET_INIT(freshet_answer);
+        freshet_buf buf = {0};
+        int64_t begun;
+
+        redis_jump(&redis, jumps[i]);
+        (void)snprintf(value, sizeof value, "value %d", i);
+        options.deadline_ms = 20000;
+        begun = test_now_ns();
+        EXPECT_EQ(freshet_load(cache, value, strlen(value), &options, host_loader, value, &buf, &answer), FRESHET_OK);
+        EXPECT(answer.source == FRESHET_FROM_LOADER && test_now_ns() - begun < 10000 * INT64_C(1000000));
+        EXPECT(host_gets(cache, value, value)); /* and it was kept */
+        freshet_buf_free(&buf);
+    }
+    freshet_close(cache);
+    redis_stop(&redis);
+}
+
 TEST(the_clock_of_redis_jumps_ten_minutes_to_and_fro)
 {
     const int jumps[] = {600, 0, -600, 0, 600, -600, 0};
