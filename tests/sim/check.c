@@ -604,7 +604,9 @@ static void check_words(const struct sim_op *op, unsigned token, freshet_result 
         const struct word *word = &truth.words[i];
         bool told = op->word == i + 1, ours = told || word->host == sim_self->process->host->number;
 
-        if (word->key != op->key || word->at > op->begun || value->version >= word->version ||
+        /* What comes back in the very moment that we begin (both were stopped) does not come before. */
+        if (word->key != op->key || word->at > op->begun || (!told && word->at == op->begun) ||
+            value->version >= word->version ||
             /* at the same moment: Redis was stopped, and what it ran then is in no order of time */
             (value->put && value->born >= word->ran && put_may_stay(value, word->version)) ||
             (ours && !told && word->queued && answer->source == FRESHET_FROM_LOADER) ||
