@@ -214,6 +214,8 @@ freshet_result publish_settle(struct publishing *p, freshet_result asked, const 
     if (ret_answer->status == ANSWER_OK)
         return publish_confirmed(p, ret_answer);
     if (ret_answer->status == ANSWER_GUARDED && p->kind == FRAME_PUT) {
+        if (ret_answer->time_us < p->work->version) /* its clock was put back, perhaps: learn it */
+            fleet_wake(p->fleet);
         freshet_result result = publish_confirmed(p, ret_answer);
 
         return result == FRESHET_OK ? FRESHET_GUARDED : result;

@@ -735,7 +735,7 @@ static const struct {
     const char *name, *keys, *args;
 } shapes[] = {
     {"change", "hlR", "cpmKsn"},   {"change", "hl", "cpmCsn"},     {"change", "hlt", "cpMGsn"},
-    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSiisebngU"}, {"ticket", "hrt", "cnU"},
+    {"change", "hl?", "cpmksn"},   {"put", "hlr", "cpmSvisebngU"}, {"ticket", "hrt", "cnU"},
     {"fill", "hrt", "cTSiisebng"}, {"report", "hlo", "cHaNA"},     {"leave", "ho", "cHFO"},
     {"guard", "hlr", "cpmBdwsn"},  {"guard", "hlrR", "cpmEdqsn"},  {"hold", "hr", "cdwq"},
     {"wait", "ho", "c"},           {"latest", "hrt", "cL"},
@@ -918,6 +918,15 @@ static void word_source(struct words *words)
     word(words, id, 8);
 }
 
+/* When a put was signed: mostly a while ago, now and then after the clock was put back. */
+static void word_version(struct words *words)
+{
+    uint8_t *id = take(8);
+
+    put_number(id, (uint64_t)now_us - 90000000 + roll(100000000), 8);
+    word(words, id, 8);
+}
+
 static void word_script_argument(struct words *words, char kind, const uint8_t *head)
 {
     if (word_fixed(words, kind))
@@ -950,6 +959,9 @@ static void word_script_argument(struct words *words, char kind, const uint8_t *
     case 'A':
         if (one_in(3))
             word_format(words, "%u %x %u", (unsigned)roll(99), (unsigned)roll(999), (unsigned)roll(9));
+        break;
+    case 'v':
+        word_version(words);
         break;
     case 'U':
         word_format(words, "%llu", (unsigned long long)((uint64_t)now_us + roll(90000000) - 10000000));

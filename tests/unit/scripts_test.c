@@ -341,6 +341,7 @@ struct content {
     uint64_t source, expiry_us, px_ms;
     const void *tags;
     size_t tags_size;
+    uint64_t version; /* 0: one of no time */
     uint64_t until_us; /* 0: not said */
 };
 
@@ -354,7 +355,7 @@ static struct content content(uint64_t source)
 static void word_content(struct words *words, const struct content *what)
 {
     word_text(words, what->state);
-    word_id(words, 0xffffffffffffff01);
+    word_id(words, what->version ? what->version : 0xffffffffffffff01);
     word_id(words, 0xfeed);
     word_id(words, what->source);
     word_number(words, what->expiry_us);
@@ -965,6 +966,7 @@ TEST(a_put_that_its_caller_has_given_up_is_an_invalidation)
     struct reply reply;
 
     start(NULL);
+    late.version = redis_us();
     late.until_us = redis_us() + 60000000;
     EXPECT_SAYS(put_as(context(), some[0], late), "OK");
     EXPECT(record(some[0]).state == STORED_VALUE);
@@ -973,6 +975,21 @@ TEST(a_put_that_its_caller_has_given_up_is_an_invalidation)
     EXPECT_SAYS(reply, "GUARDED");
     got = record(some[0]);
     EXPECT(got.state == STORED_TOMBSTONE && got.born == position_of(reply));
+}
+
+/* Then `until` says nothing of how late it is. */
+TEST(a_put_from_before_the_clock_was_put_back_is_an_invalidation)
+{
+    struct content what = content(0);
+
+    start(NULL);
+    what.version = redis_us() + 1000000;
+    what.until_us = what.version + 60000000;
+    EXPECT_SAYS(put_as(context(), some[0], what), "GUARDED");
+    EXPECT(record(some[0]).state == STORED_TOMBSTONE);
+    what.version = redis_us() + 20000; /* no more than a host's idea of it may be off */
+    EXPECT_SAYS(put_as(context(), some[0], what), "OK");
+    EXPECT(record(some[0]).state == STORED_VALUE);
 }
 
 TEST(a_ticket_that_its_caller_has_given_up_is_not_granted)
