@@ -918,13 +918,17 @@ static void word_source(struct words *words)
     word(words, id, 8);
 }
 
-/* When a put was signed: mostly a while ago, now and then after the clock was put back. */
-static void word_version(struct words *words)
+/* Until when a put or a ticket is wanted ('U'), mostly for longer; when a put was signed ('v'), mostly a while ago, now
+ * and then before the clock was put back. */
+static void word_time(struct words *words, char kind)
 {
     uint8_t *id = take(8);
 
     put_number(id, (uint64_t)now_us - 90000000 + roll(100000000), 8);
-    word(words, id, 8);
+    if (kind == 'v')
+        word(words, id, 8);
+    else
+        word_format(words, "%llu", (unsigned long long)((uint64_t)now_us + roll(90000000) - 10000000));
 }
 
 static void word_script_argument(struct words *words, char kind, const uint8_t *head)
@@ -961,10 +965,8 @@ static void word_script_argument(struct words *words, char kind, const uint8_t *
             word_format(words, "%u %x %u", (unsigned)roll(99), (unsigned)roll(999), (unsigned)roll(9));
         break;
     case 'v':
-        word_version(words);
-        break;
     case 'U':
-        word_format(words, "%llu", (unsigned long long)((uint64_t)now_us + roll(90000000) - 10000000));
+        word_time(words, kind);
         break;
     case 'q':
         word(words, memcpy(take(8), head + 4, 8), 8);
