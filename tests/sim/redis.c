@@ -285,8 +285,17 @@ uint64_t redis_replicate(struct redis_server *replica, uint64_t up_to)
         server_full_copy(replica, master);
         return replica->offset;
     }
-    while (replica->offset < up_to && replica->offset < master->offset)
-        server_apply(replica, &master->log[++replica->offset - first]);
+    while (replica->offset < up_to && replica->offset < master->offset) {
+        uint64_t place = replica->offset + 1 - first;
+
+        /* What was written while nobody followed is in no log. */
+        if (place >= master->log_count || master->log[place].offset != replica->offset + 1) {
+            server_full_copy(replica, master);
+            break;
+        }
+        replica->offset++;
+        server_apply(replica, &master->log[place]);
+    }
     return replica->offset;
 }
 
