@@ -308,12 +308,12 @@ static freshet_result reading_end(struct reading *r, freshet_result result)
     return result;
 }
 
-/* The copy in hand, now. */
+/* Shelf and tier have one judge, so that neither copy can be served where the other could not.  The token is looked at
+ * first: what it demands is in the fences that the judge looks at next. */
 static inline enum verdict read_judged(struct reading *r)
 {
     bool meets = reading_meets(r);
-    enum verdict verdict =
-        servable(&r->record, &r->host->control, &r->key, r->bound_ns, 0, &r->judgement);
+    enum verdict verdict = servable(&r->record, &r->host->control, &r->key, r->bound_ns, 0, &r->judgement);
 
     return meets ? verdict : VOID_EPOCH; /* for this reader */
 }

@@ -907,7 +907,9 @@ static bool word_fixed(struct words *words, char kind)
         word_text(words, fixed[i].text);
         return true;
     }
-    return false;
+    if (kind == 'T') /* a fill is drawn with the ticket that was asked for last, or none would ever fit */
+        word(words, last_ticket, 16);
+    return kind == 'T';
 }
 
 static void word_source(struct words *words)
@@ -929,6 +931,13 @@ static void word_time(struct words *words, char kind)
         word(words, id, 8);
     else
         word_format(words, "%llu", (unsigned long long)((uint64_t)now_us + roll(90000000) - 10000000));
+}
+
+/* What a host may claim of its partition beside its name: three numbers, or nothing. */
+static void word_claim(struct words *words)
+{
+    if (one_in(3))
+        word_format(words, "%u %x %u", (unsigned)roll(99), (unsigned)roll(999), (unsigned)roll(9));
 }
 
 static void word_script_argument(struct words *words, char kind, const uint8_t *head)
@@ -961,8 +970,7 @@ static void word_script_argument(struct words *words, char kind, const uint8_t *
         word_mark(words, kind == 'O');
         break;
     case 'A':
-        if (one_in(3))
-            word_format(words, "%u %x %u", (unsigned)roll(99), (unsigned)roll(999), (unsigned)roll(9));
+        word_claim(words);
         break;
     case 'v':
     case 'U':
@@ -992,9 +1000,6 @@ static void word_script_argument(struct words *words, char kind, const uint8_t *
     case 'n':
     case 'N':
         word_format(words, "%u", (unsigned)(kind == 'N' ? roll(40) : one_in(3) ? 0 : 100000 + roll(1000000)));
-        break;
-    case 'T':
-        word(words, last_ticket, 16);
         break;
     case 'a':
         word_format(words, "%llu", (unsigned long long)random_position(head));
