@@ -119,20 +119,9 @@ static bool line_is_fit(const struct line *line)
 /* Wait until the socket is ready, at most to the deadline. */
 static enum line_fate line_wait(int fd, short events, int64_t deadline_ns)
 {
-    for (;;) {
-        int64_t left_ns = deadline_ns - line_now();
-        struct pollfd ready = {.fd = fd, .events = events};
-        struct timespec left = {.tv_sec = left_ns / 1000000000, .tv_nsec = left_ns % 1000000000};
-        int rc;
+    int ready = remote_wait_ready(fd, events, deadline_ns);
 
-        if (left_ns <= 0)
-            return LINE_TIMEOUT;
-        rc = ppoll(&ready, 1, &left, NULL);
-        if (rc > 0)
-            return ready.revents & POLLNVAL ? LINE_CLOSED : LINE_WELL;
-        if (rc < 0 && errno != EINTR)
-            return LINE_CLOSED;
-    }
+    return ready > 0 ? LINE_WELL : ready == 0 ? LINE_TIMEOUT : LINE_CLOSED;
 }
 
 /* Send it all; LINE_WELL says that the kernel has the last byte, anything else that it has not. */
@@ -161,7 +150,7 @@ static enum line_fate line_receive(struct line *line, char *chunk, size_t room, 
 {
     for (;;) {
         int64_t left_ns = deadline_ns - line_now();
-        bool slice = left_ns >= 2 * LINE_SLICE_NS;
+        bool slice = left_ns >= 2 * LINE_SLICE_NS && !remote_wait_is_aside();
         enum line_fate fate;
         ssize_t size;
 
@@ -247,7 +236,7 @@ static int line_connect_to(int fd, const struct url_address *address, int64_t de
     while (connect(fd, (const struct sockaddr *)&address->storage, address->size) != 0) {
         /* A unix socket whose backlog is full says EAGAIN, and nothing tells when it no longer is. */
         if (errno == EAGAIN && line_now() < deadline_ns) {
-            (void)poll(NULL, 0, 2);
+            remote_wait_pause(2 * 1000000);
             continue;
         }
         if (errno == EISCONN)
@@ -585,8 +574,8 @@ static bool line_replicate(struct line *line, struct lines_replicas *replicas)
 }
 
 /* Send formatted bytes and hear one reply, on the pool's or a fresh connection. */
-static freshet_result lines_converse(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
-                                     struct resp **ret_reply, bool *ret_sent, struct lines_replicas *replicas)
+static freshet_result lines_talk(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
+                                 struct resp **ret_reply, bool *ret_sent, struct lines_replicas *replicas)
 {
     bool again = false;
 
@@ -629,6 +618,21 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
             return line_failed(lines, fate, *ret_sent);
         again = true; /* closed while it lay in the pool, and Redis has not got the whole: once more */
     }
+}
+
+/* The same, when it is this caller's turn: a thousand calls of one event loop need no thousand connections. */
+static freshet_result lines_converse(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
+                                     struct resp **ret_reply, bool *ret_sent, struct lines_replicas *replicas)
+{
+    char where[URL_TEXT_MAX];
+    freshet_result result;
+
+    if (!remote_wait_enter(deadline_ns))
+        return remote_fail(FRESHET_ENET, "too many calls before this one were waiting for Redis at %s",
+                           url_text(lines->url, where, sizeof where));
+    result = lines_talk(lines, bytes, size, deadline_ns, ret_reply, ret_sent, replicas);
+    remote_wait_leave();
+    return result;
 }
 
 static freshet_result lines_ask_replicated(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,

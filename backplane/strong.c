@@ -322,14 +322,6 @@ static void strong_mark_all(struct strong_wait *w, int64_t deadline_ns)
     }
 }
 
-static void strong_pause(int64_t ns)
-{
-    struct timespec time = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-
-    if (ns > 0)
-        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
-}
-
 /* The first question came too early, or in time: come a little later next time, or earlier. */
 static void strong_tune(struct strong_memory *memory, bool early)
 {
@@ -353,7 +345,7 @@ static bool strong_wait_part(struct strong_wait *w)
 
         if (now >= end)
             return false;
-        strong_pause(pause < end - now ? pause : end - now);
+        remote_wait_pause(pause < end - now ? pause : end - now);
         asked = fleet_now_ns();
         if (asked >= end)
             return false;

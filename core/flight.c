@@ -6,7 +6,7 @@
  */
 #include <buf.h>
 #include <clock.h>
-#include <errno.h>
+#include <fiber.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,33 +141,21 @@ void flight_land(struct flights *flights, struct flight *flight, freshet_result 
         flight->result = FRESHET_ENOMEM;
     last = --flight->holds == 0;
     if (!last)
-        pthread_cond_broadcast(&flights->landed);
+        wait_tell(&flights->landed);
     pthread_mutex_unlock(&flights->lock);
     if (last)
         flight_free(flight);
 }
 
-/* A deadline on CLOCK_BOOTTIME as a time of CLOCK_MONOTONIC, which is what a condition can wait for. */
-static struct timespec flight_until(int64_t deadline_ns)
-{
-    struct timespec now;
-    int64_t left = deadline_ns - clock_boot_ns();
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t at = now.tv_sec * CLOCK_NS_PER_S + now.tv_nsec + (left > 0 ? left : 0);
-    return (struct timespec){.tv_sec = at / CLOCK_NS_PER_S, .tv_nsec = at % CLOCK_NS_PER_S};
-}
-
 freshet_result flight_wait(struct flights *flights, struct flight *flight, int64_t deadline_ns,
                            struct record *ret_record, freshet_buf *buf, int64_t *ret_since_ns)
 {
-    struct timespec until = flight_until(deadline_ns);
     freshet_result result = FRESHET_ETIMEOUT;
     bool last;
 
     pthread_mutex_lock(&flights->lock);
     while (!flight->landed)
-        if (pthread_cond_timedwait(&flights->landed, &flights->lock, &until) == ETIMEDOUT)
+        if (!wait_news(&flights->landed, &flights->lock, deadline_ns))
             break;
     if (flight->landed) {
         result = flight->result;

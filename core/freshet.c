@@ -9,6 +9,7 @@
 #include <changing.h>
 #include <clock.h>
 #include <errno.h>
+#include <fiber.h>
 #include <host.h>
 #include <log.h>
 #include <options.h>
@@ -816,8 +817,7 @@ static bool load_pause(int64_t deadline_ns, int round)
 
     if (pause >= deadline_ns - clock_boot_ns())
         return false;
-    struct timespec time = {.tv_sec = pause / CLOCK_NS_PER_S, .tv_nsec = pause % CLOCK_NS_PER_S};
-    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
+    wait_pause(pause);
     return true;
 }
 

@@ -9,6 +9,7 @@
  */
 #include <clock.h>
 #include <errno.h>
+#include <fiber.h>
 #include <host.h>
 #include <log.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ static void registry_in_child(void)
 
     registry_lock = fresh;
     registry = NULL;
+    fibers_after_fork();
     atomic_fetch_add(&host_fork_generation, 1);
 }
 

@@ -1,9 +1,10 @@
 /*
- * log.c - the thread's last sentence, the host's callback, and the step hook.
+ * log.c - the thread's (or fiber's) last sentence, the host's callback, and the step hook.
  *
  * Neither allocates nor locks: a failure is most in need of words when memory is short, and a child after fork may
  * come here while a thread that it does not have was in the middle.
  */
+#include <fiber.h>
 #include <log.h>
 #include <step.h>
 #include <trace.h>
@@ -13,36 +14,49 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#define LOG_LINE 512u
 #define LOG_LISTENERS 16u
 
 void (*_Atomic step_hook)(const char *point);
 void (*_Atomic trace_hook)(const struct trace *trace);
 
-static _Thread_local char log_sentence[LOG_LINE];
+static _Thread_local char log_sentence[LOG_SENTENCE];
+static _Thread_local char *log_place; /* of the fiber that runs; NULL: the thread's own */
+
+static __attribute__((noinline)) char *log_here(void)
+{
+    return log_place ? log_place : log_sentence;
+}
+
+char *fail_sentence(char *place)
+{
+    char *before = log_place;
+
+    log_place = place;
+    return before;
+}
 
 freshet_result fail(freshet_result result, const char *format, ...)
 {
     int error = errno;
-    char line[LOG_LINE]; /* an argument may be the last sentence itself */
+    char line[LOG_SENTENCE]; /* an argument may be the last sentence itself */
     va_list args;
 
     va_start(args, format);
     (void)vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    (void)snprintf(log_sentence, sizeof log_sentence, "%s", line);
+    (void)snprintf(log_here(), LOG_SENTENCE, "%s", line);
     errno = error;
     return result;
 }
 
 void fail_clear(void)
 {
-    log_sentence[0] = '\0';
+    log_here()[0] = '\0';
 }
 
 const char *freshet_error(void)
 {
-    return log_sentence;
+    return log_here();
 }
 
 /* The callback, its argument and level belong together, but are three words.  Each call of freshet_log fills the next
@@ -79,19 +93,31 @@ static freshet_log_fn log_listener(freshet_level level, void **ret_arg)
     }
 }
 
+struct log_saying {
+    freshet_log_fn fn;
+    freshet_level level;
+    char line[LOG_SENTENCE];
+    void *arg;
+};
+
+static void log_hand_over(void *arg)
+{
+    const struct log_saying *saying = arg;
+
+    saying->fn(saying->level, saying->line, saying->arg);
+}
+
 void say(freshet_level level, const char *format, ...)
 {
-    void *arg = NULL;
-    freshet_log_fn fn = log_listener(level, &arg);
+    struct log_saying saying = {.level = level};
     int error = errno;
-    char line[LOG_LINE];
     va_list args;
 
-    if (!fn)
+    if (!(saying.fn = log_listener(level, &saying.arg)))
         return;
     va_start(args, format);
-    (void)vsnprintf(line, sizeof line, format, args);
+    (void)vsnprintf(saying.line, sizeof saying.line, format, args);
     va_end(args);
-    fn(level, line, arg);
+    wait_outside(log_hand_over, &saying);
     errno = error;
 }

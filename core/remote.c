@@ -5,6 +5,7 @@
  */
 #include <clock.h>
 #include <endian.h>
+#include <fiber.h>
 #include <host.h>
 #include <log.h>
 #include <servable.h>
@@ -399,6 +400,31 @@ uint32_t remote_partition(const uint8_t hash[16], uint32_t partitions)
 
     memcpy(&low, hash, sizeof low);
     return (uint32_t)(le64toh(low) % partitions);
+}
+
+int remote_wait_ready(int fd, short events, int64_t deadline_ns)
+{
+    return wait_ready(fd, events, deadline_ns);
+}
+
+void remote_wait_pause(int64_t ns)
+{
+    wait_pause(ns);
+}
+
+bool remote_wait_is_aside(void)
+{
+    return wait_is_aside();
+}
+
+bool remote_wait_enter(int64_t deadline_ns)
+{
+    return wait_enter(deadline_ns);
+}
+
+void remote_wait_leave(void)
+{
+    wait_leave();
 }
 
 void remote_step(const char *point)

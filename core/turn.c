@@ -23,6 +23,7 @@
 
 #include <bytes.h>
 #include <clock.h>
+#include <fiber.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <owner.h>
@@ -43,6 +44,7 @@
 #define NAME_COUNT_MASK 0x7fffu
 
 #define TURN_WAYS    4u
+#define TURN_PEEK_NS (2 * CLOCK_NS_PER_MS)
 #define CLAIM_ROUNDS 4 /* attempts to claim while others are quicker */
 
 _Static_assert(CONTROL_TURN_SLOTS % TURN_WAYS == 0, "buckets are whole");
@@ -186,6 +188,10 @@ static bool turn_sleep(struct control_turn *slot, uint32_t bell, int64_t deadlin
         return false;
     if (left < time.tv_nsec)
         time.tv_nsec = (long)left;
+    if (wait_is_aside()) { /* no descriptor tells of a futex: look now and then */
+        wait_pause(time.tv_nsec < TURN_PEEK_NS ? time.tv_nsec : TURN_PEEK_NS);
+        return atomic_load(&slot->bell) != bell;
+    }
     return syscall(SYS_futex, &slot->bell, FUTEX_WAIT, bell, &time, NULL, 0) == 0;
 }
 

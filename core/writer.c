@@ -14,6 +14,7 @@
 
 #include <clock.h>
 #include <evict.h>
+#include <fiber.h>
 #include <guarded.h>
 #include <log.h>
 #include <shelf.h>
@@ -531,7 +532,7 @@ static void queue_finish(struct writer *w, uint64_t ticket, uint32_t count, uint
     w->finished = ticket;
     w->count -= count;
     w->bytes -= bytes;
-    pthread_cond_broadcast(&w->done);
+    wait_tell(&w->done);
 }
 
 static void writer_write(struct writer *w, struct item *batch, uint32_t count, uint64_t bytes)
@@ -859,14 +860,13 @@ bool writer_ends_turn(struct writer *w, const struct turn *turn)
 
 freshet_result writer_wait(struct writer *w, uint64_t ticket, int64_t deadline_ns)
 {
-    struct timespec at = writer_monotonic(deadline_ns);
     freshet_result result = FRESHET_OK;
 
     pthread_mutex_lock(&w->lock);
     if (ticket > w->handed)
         ticket = w->handed;
     while (w->finished < ticket && result == FRESHET_OK)
-        if (pthread_cond_timedwait(&w->done, &w->lock, &at) != 0 && w->finished < ticket)
+        if (!wait_news(&w->done, &w->lock, deadline_ns) && w->finished < ticket)
             result = FRESHET_ETIMEOUT;
     pthread_mutex_unlock(&w->lock);
     if (result == FRESHET_ETIMEOUT)

@@ -254,6 +254,14 @@ void remote_say(freshet_level level, const char *format, ...) __attribute__((for
 void remote_hash(const char *name, const void *key, size_t key_size, uint8_t ret_hash[16]);
 void remote_tag_hash(const char *name, bool name_space, const void *tag, size_t size, uint8_t ret_hash[16]);
 uint32_t remote_partition(const uint8_t hash[16], uint32_t partitions);
+/* Waiting, of a thread or of a call that is set aside meanwhile (core's fiber.h): hold no lock.  For a descriptor: 1 it
+ * is ready, 0 the deadline passed, -1 it is none.  Between _enter and _leave a call talks to Redis: of one event loop's
+ * only so many do at once; false: the deadline passed first. */
+int remote_wait_ready(int fd, short events, int64_t deadline_ns);
+void remote_wait_pause(int64_t ns);
+bool remote_wait_is_aside(void);
+bool remote_wait_enter(int64_t deadline_ns);
+void remote_wait_leave(void);
 /* A named point where a test may hold this thread (core's step.h). */
 void remote_step(const char *point);
 /* An event of the protocol, for a test that follows a run (core's trace.h). */
