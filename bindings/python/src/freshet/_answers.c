@@ -26,7 +26,7 @@ static PyObject *result_word(freshet_result result)
     return PyUnicode_FromString(strncmp(name, "FRESHET_", 8) == 0 ? name + 8 : name);
 }
 
-static PyObject *seconds_or_none(int64_t ms)
+PyObject *seconds_or_none(int64_t ms)
 {
     if (ms < 0)
         Py_RETURN_NONE;

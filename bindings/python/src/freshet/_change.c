@@ -131,22 +131,18 @@ static PyObject *cache_invalidate(PyObject *op, PyObject *const *args, Py_ssize_
 
     if (nargs < 1)
         return PyErr_Format(PyExc_TypeError, "invalidate() takes one key or more");
-    if (!(keys = PyMem_Malloc((size_t)nargs * sizeof *keys)))
-        return PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < nargs; i++)
-        if (key_take(args[i], &keys[i]) < 0)
-            goto fail;
-    if (change_begin(self, "invalidate", args + nargs, kwnames, &write, &generation) < 0)
-        goto fail;
+    if (!(keys = keys_take(args, nargs)))
+        return NULL;
+    if (change_begin(self, "invalidate", args + nargs, kwnames, &write, &generation) < 0) {
+        PyMem_Free(keys);
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
     result = freshet_invalidate_many(self->cache, keys, (size_t)nargs, &write, &change);
     Py_END_ALLOW_THREADS
     cache_leave(self, generation);
     PyMem_Free(keys);
     return change_end(self, result, &change);
-fail:
-    PyMem_Free(keys);
-    return NULL;
 }
 
 static PyObject *cache_invalidate_tags(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -160,24 +156,18 @@ static PyObject *cache_invalidate_tags(PyObject *op, PyObject *const *args, Py_s
 
     if (nargs < 1)
         return PyErr_Format(PyExc_TypeError, "invalidate_tags() takes one tag or more");
-    if (!(tags = PyMem_Malloc((size_t)nargs * sizeof *tags)))
-        return PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < nargs; i++)
-        if (name_take(args[i], "a tag", &tags[i]) < 0) {
-            argument_failure(self->state);
-            goto fail;
-        }
-    if (change_begin(self, "invalidate_tags", args + nargs, kwnames, &write, &generation) < 0)
-        goto fail;
+    if (!(tags = tags_names(self->state, args, nargs)))
+        return NULL;
+    if (change_begin(self, "invalidate_tags", args + nargs, kwnames, &write, &generation) < 0) {
+        PyMem_Free(tags);
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
     result = freshet_invalidate_tags(self->cache, tags, (size_t)nargs, &write, &change);
     Py_END_ALLOW_THREADS
     cache_leave(self, generation);
     PyMem_Free(tags);
     return change_end(self, result, &change);
-fail:
-    PyMem_Free(tags);
-    return NULL;
 }
 
 static PyObject *cache_clear_namespace(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

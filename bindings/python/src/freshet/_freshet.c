@@ -17,9 +17,15 @@
 
 static _Atomic uint32_t fork_generation;
 
+uint32_t fork_now(void)
+{
+    return atomic_load(&fork_generation);
+}
+
 static void fork_in_child(void)
 {
     atomic_fetch_add(&fork_generation, 1);
+    log_in_child();
 }
 
 static void fork_watch(void)
@@ -32,6 +38,17 @@ static void fork_watch(void)
 PyObject *failure(state *s, freshet_result result)
 {
     PyObject *error = PyObject_CallFunction(s->error_of, "is", (int)result, freshet_error());
+
+    if (error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+PyObject *failure_said(state *s, freshet_result result, PyObject *sentence)
+{
+    PyObject *error = PyObject_CallFunction(s->error_of, "iO", (int)result, sentence ? sentence : Py_None);
 
     if (error) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
@@ -255,6 +272,55 @@ static PyObject *cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs
         options_take(self->state, &o, "get", OPTIONS_READ | OPTION(DEFAULT), args + nargs, kwnames) < 0)
         return NULL;
     return get_value(self, key, &o);
+}
+
+/* For event loops: as get and lookup, but where Redis is to be asked the answer is `pending`.
+ * _try_get(key, default, pending, **options), _try_lookup(key, pending, **options) */
+static PyObject *cache_try(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool lookup)
+{
+    freshet_answer answer = FRESHET_INIT(freshet_answer);
+    cache_object *self = (cache_object *)op;
+    PyObject *value = NULL, *pending = args[lookup ? 1 : 2];
+    options o = {.fallback = lookup ? Py_None : args[1]};
+    freshet_buf buf = {0};
+    freshet_result result;
+    freshet_key key;
+    bool good = true;
+
+    if (key_take(args[0], &key) < 0 ||
+        (kwnames && options_take(self->state, &o, lookup ? "lookup" : "get", OPTIONS_READ, args + nargs, kwnames) < 0))
+        return NULL;
+    if (!cache_peek(self, key, &o, &buf, lookup ? &answer : NULL, &result)) {
+        freshet_buf_free(&buf);
+        Py_INCREF(pending);
+        return pending;
+    }
+    if (result < 0)
+        good = failure(self->state, result) != NULL;
+    else if (result == FRESHET_OK || result == FRESHET_STALE)
+        good = (value = value_of(self, &buf)) != NULL;
+    freshet_buf_free(&buf);
+    if (!good)
+        return NULL;
+    if (lookup)
+        return answer_new(self, result, &answer, value);
+    if (!value)
+        Py_INCREF(value = o.fallback);
+    return value;
+}
+
+static PyObject *cache_try_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs != 3)
+        return PyErr_Format(PyExc_TypeError, "_try_get() takes a key, a default and what says that it is pending");
+    return cache_try(op, args, nargs, kwnames, false);
+}
+
+static PyObject *cache_try_lookup(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs != 2)
+        return PyErr_Format(PyExc_TypeError, "_try_lookup() takes a key and what says that it is pending");
+    return cache_try(op, args, nargs, kwnames, true);
 }
 
 static PyObject *cache_lookup(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -647,6 +713,8 @@ static PyMethodDef cache_methods[] = {
      "get(key, default=None, *, " READ_OPTIONS ") -> value or default"},
     {"lookup", (PyCFunction)(void (*)(void))cache_lookup, METH_FASTCALL | METH_KEYWORDS,
      "lookup(key, *, " READ_OPTIONS ") -> Answer"},
+    {"_try_get", (PyCFunction)(void (*)(void))cache_try_get, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"_try_lookup", (PyCFunction)(void (*)(void))cache_try_lookup, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"close", cache_close, METH_NOARGS,
      "close()\n\nLeave the fleet if joined, close.  Calls and guards that are under way in other threads end first."},
     {"join", (PyCFunction)(void (*)(void))cache_join, METH_VARARGS | METH_KEYWORDS,
@@ -663,7 +731,8 @@ static PyMethodDef cache_methods[] = {
 /* The type takes the methods of all files. */
 static int methods_join(PyMethodDef *ret_methods, size_t room)
 {
-    PyMethodDef *const parts[] = {cache_methods, load_methods, change_methods, guard_methods};
+    PyMethodDef *const parts[] = {cache_methods, load_methods, change_methods, guard_methods,
+                                  inspect_methods};
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -696,41 +765,6 @@ static PyType_Spec cache_spec = {
     .basicsize = sizeof(cache_object),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = cache_slots,
-};
-
-/* ---- calls that need no cache ---- */
-
-/* A path or None, as PyUnicode_FSConverter has it. */
-static int optional_path(PyObject *path, void *ret_bytes)
-{
-    if (path && path == Py_None)
-        return 1;
-    return PyUnicode_FSConverter(path, ret_bytes);
-}
-
-static PyObject *module_keygen(PyObject *module, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"path", "like", NULL};
-    PyObject *path = NULL, *like = NULL;
-    freshet_result result = FRESHET_EINVAL;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O&:keygen", names, PyUnicode_FSConverter, &path,
-                                     optional_path, &like))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    result = freshet_keygen(PyBytes_AS_STRING(path), like ? PyBytes_AS_STRING(like) : NULL);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(path);
-    Py_XDECREF(like);
-    if (result < 0)
-        return failure(PyModule_GetState(module), result);
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef module_methods[] = {
-    {"keygen", (PyCFunction)(void (*)(void))module_keygen, METH_VARARGS | METH_KEYWORDS,
-     "keygen(path, like=None)\n\nWrite a new keyring to `path`, which must not exist; with `like`, for that one's fleet."},
-    {0},
 };
 
 /* ---- the module ---- */
@@ -789,7 +823,9 @@ static int module_exec(PyObject *module)
         !(s->answer = type_add(module, &answer_spec, "Answer", true)) ||
         !(s->change = type_add(module, &change_spec, "Change", true)) ||
         !(s->guard = type_add(module, &guard_spec, "Guard", true)) ||
-        !(s->request = type_add(module, &request_spec, "LoadRequest", true)))
+        !(s->request = type_add(module, &request_spec, "LoadRequest", true)) ||
+        !(s->call = type_add(module, &call_spec, "Call", true)) ||
+        !(s->async = type_add(module, &async_spec, "Async", false)))
         return -1;
     return PyModule_AddStringConstant(module, "version", freshet_version());
 }
@@ -803,6 +839,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(s->change);
     Py_VISIT(s->guard);
     Py_VISIT(s->request);
+    Py_VISIT(s->call);
+    Py_VISIT(s->async);
     Py_VISIT(s->absent);
     Py_VISIT(s->error_of);
     Py_VISIT(s->wants_request);
@@ -818,6 +856,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(s->change);
     Py_CLEAR(s->guard);
     Py_CLEAR(s->request);
+    Py_CLEAR(s->call);
+    Py_CLEAR(s->async);
     Py_CLEAR(s->absent);
     Py_CLEAR(s->error_of);
     Py_CLEAR(s->wants_request);

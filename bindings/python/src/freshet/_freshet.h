@@ -50,7 +50,7 @@ enum option {
 #define OPTIONS_GUARD  (OPTION(DEADLINE) | OPTION(HOLD) | OPTION(FIXED) | OPTION(WAIT))
 
 typedef struct state {
-    PyTypeObject *cache, *answer, *change, *guard, *request;
+    PyTypeObject *cache, *answer, *change, *guard, *request, *call, *async;
     PyObject *absent;                    /* the sentinel */
     PyObject *error_of;                  /* freshet.errors.error_of(result, sentence) -> exception */
     PyObject *wants_request;             /* freshet._loaders.wants_request(loader) -> bool */
@@ -94,6 +94,10 @@ int cache_enter(cache_object *self, uint32_t *ret_generation);
 void cache_leave(cache_object *self, uint32_t generation);
 /* The exception of a failure, with the sentence that the library has for this thread; NULL. */
 PyObject *failure(state *s, freshet_result result);
+/* The same with the sentence given, a str. */
+PyObject *failure_said(state *s, freshet_result result, PyObject *sentence);
+/* The fork generation: a child's is another. */
+uint32_t fork_now(void);
 /* The value's bytes as an object, by the cache's serializer; NULL with an exception. */
 PyObject *value_of(cache_object *self, const freshet_buf *buf);
 /* A look into the tier that waits for nobody; true: *result is final. */
@@ -111,16 +115,26 @@ int name_take(PyObject *name, const char *what, const char **ret_name);
 int seconds_take(PyObject *value, const char *what, bool zero, uint32_t *ret_ms);
 int count_take(PyObject *value, const char *what, uint64_t most, uint64_t *ret_count);
 void options_write(const options *o, freshet_write_options *write);
+void options_load(const options *o, freshet_load_options *load);
+void options_guard(const options *o, freshet_guard_options *guard);
+/* Arrays to be freed with PyMem_Free, borrowing from the arguments; NULL with an exception. */
+freshet_key *keys_take(PyObject *const *args, Py_ssize_t count);
+const char **tags_names(state *s, PyObject *const *args, Py_ssize_t count);
 void options_read(const options *o, freshet_read_options *read);
 
 /* _answers.c */
 extern PyType_Spec answer_spec, change_spec;
+/* Milliseconds as seconds; None below 0. */
+PyObject *seconds_or_none(int64_t ms);
 PyObject *answer_new(cache_object *self, freshet_result result, const freshet_answer *answer, PyObject *value);
 PyObject *change_new(state *s, freshet_result result, const freshet_change *change);
 
 /* _load.c */
 extern PyType_Spec request_spec;
 extern PyMethodDef load_methods[];
+PyObject *request_new(state *s, PyObject *key, freshet_load_request *request);
+/* The loader has come back: the request says no more. */
+void request_over(PyObject *request);
 
 /* _change.c, _guard.c */
 /* The value as bytes; ret_view is to be released.  0, or -1 with an exception. */
@@ -129,5 +143,16 @@ PyObject *guard_new(cache_object *self, freshet_guard *guard, uint32_t generatio
 extern PyMethodDef change_methods[];
 extern PyType_Spec guard_spec;
 extern PyMethodDef guard_methods[];
+/* Lend the guard in force to an event loop that ends it, NULL with an exception; it has ended, or is as it was. */
+freshet_guard *guard_lend(PyObject *guard);
+void guard_ended(PyObject *guard, bool gone);
+
+/* _async.c */
+extern PyType_Spec call_spec, async_spec;
+
+/* _inspect.c */
+extern PyMethodDef inspect_methods[];
+extern PyMethodDef module_methods[];
+void log_in_child(void);
 
 #endif

@@ -10,22 +10,9 @@ typedef struct guard_object {
     PyObject_HEAD
     cache_object *cache;
     _Atomic(freshet_guard *) guard; /* NULL: ended; a thread that ends it or asks how long is left has it meanwhile */
+    freshet_guard *lent;            /* to an event loop, which ends it */
     uint32_t generation;
 } guard_object;
-
-static freshet_key *keys_take(PyObject *const *args, Py_ssize_t nargs)
-{
-    freshet_key *keys = PyMem_Malloc(((size_t)nargs + 1) * sizeof *keys);
-
-    if (!keys)
-        return (freshet_key *)PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < nargs; i++)
-        if (key_take(args[i], &keys[i]) < 0) {
-            PyMem_Free(keys);
-            return NULL;
-        }
-    return keys;
-}
 
 PyObject *guard_new(cache_object *self, freshet_guard *guard, uint32_t generation)
 {
@@ -36,13 +23,14 @@ PyObject *guard_new(cache_object *self, freshet_guard *guard, uint32_t generatio
     Py_INCREF(self);
     g->cache = self;
     atomic_init(&g->guard, guard);
+    g->lent = NULL;
     g->generation = generation;
     return (PyObject *)g;
 }
 
 static PyObject *cache_guard_begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    freshet_guard_options guarding = FRESHET_INIT(freshet_guard_options);
+    freshet_guard_options guarding;
     cache_object *self = (cache_object *)op;
     freshet_guard *guard = NULL;
     freshet_key *keys = NULL;
@@ -54,10 +42,7 @@ static PyObject *cache_guard_begin(PyObject *op, PyObject *const *args, Py_ssize
     if (options_take(self->state, &o, "guard", OPTIONS_GUARD, args + nargs, kwnames) < 0 ||
         !(keys = keys_take(args, nargs)))
         return NULL;
-    guarding.deadline_ms = o.deadline_ms;
-    guarding.hold_ms = o.hold_ms;
-    guarding.fixed = o.fixed;
-    guarding.wait = o.wait;
+    options_guard(&o, &guarding);
     if (cache_enter(self, &generation) < 0) {
         PyMem_Free(keys);
         return NULL;
@@ -91,6 +76,26 @@ static PyObject *guard_left(PyObject *op, PyObject *Py_UNUSED(none))
     if (guard)
         atomic_store(&g->guard, guard);
     return PyFloat_FromDouble((double)left / 1000.0);
+}
+
+freshet_guard *guard_lend(PyObject *op)
+{
+    guard_object *g = (guard_object *)op;
+
+    if (!(g->lent = guard_out(g)))
+        PyErr_SetString(PyExc_RuntimeError, "the guard has ended already");
+    return g->lent;
+}
+
+void guard_ended(PyObject *op, bool gone)
+{
+    guard_object *g = (guard_object *)op;
+
+    if (gone)
+        cache_leave(g->cache, g->generation);
+    else
+        atomic_store(&g->guard, g->lent);
+    g->lent = NULL;
 }
 
 static PyObject *guard_end(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

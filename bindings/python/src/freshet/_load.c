@@ -25,7 +25,7 @@ struct loading {
 
 /* ---- what a loader is told ---- */
 
-static request_object *request_new(state *s, PyObject *key, freshet_load_request *request)
+PyObject *request_new(state *s, PyObject *key, freshet_load_request *request)
 {
     request_object *r = PyObject_New(request_object, s->request);
 
@@ -35,7 +35,12 @@ static request_object *request_new(state *s, PyObject *key, freshet_load_request
     r->state = s;
     r->key = key;
     r->request = request;
-    return r;
+    return (PyObject *)r;
+}
+
+void request_over(PyObject *op)
+{
+    ((request_object *)op)->request = NULL;
 }
 
 static void request_dealloc(PyObject *op)
@@ -192,7 +197,7 @@ static PyObject *loader_ask(struct loading *l, freshet_load_request *request)
 {
     state *s = l->cache->state;
     PyObject *wants = PyObject_CallOneArg(s->wants_request, l->loader), *value;
-    request_object *told;
+    PyObject *told;
 
     if (!wants)
         return NULL;
@@ -201,8 +206,8 @@ static PyObject *loader_ask(struct loading *l, freshet_load_request *request)
         return PyObject_CallNoArgs(l->loader);
     if (!(told = request_new(s, l->key, request)))
         return NULL;
-    value = PyObject_CallOneArg(l->loader, (PyObject *)told);
-    told->request = NULL;
+    value = PyObject_CallOneArg(l->loader, told);
+    request_over(told);
     Py_DECREF(told);
     return value;
 }
@@ -245,21 +250,10 @@ static int load_wait(cache_object *self, PyObject *key_object, PyObject *loader,
                      freshet_buf *buf, freshet_answer *answer, freshet_result *result)
 {
     struct loading l = {.cache = self, .key = key_object, .loader = loader};
-    freshet_load_options load = {
-        .struct_size = sizeof load,
-        .deadline_ms = o->deadline_ms,
-        .bound_ms = o->bound_ms,
-        .ttl_ms = o->ttl_ms,
-        .absent_ttl_ms = o->absent_ttl_ms,
-        .ticket_ms = o->ticket_ms,
-        .tags = o->tag_names,
-        .tag_count = o->tag_count,
-        .name_space = o->name_space,
-        .level = o->level,
-        .token = o->token,
-    };
+    freshet_load_options load;
     uint32_t generation;
 
+    options_load(o, &load);
     if (cache_enter(self, &generation) < 0)
         return -1;
     l.thread = PyEval_SaveThread();
@@ -324,6 +318,42 @@ static PyObject *cache_load(PyObject *op, PyObject *const *args, Py_ssize_t narg
     return good ? answer_new(self, result, &answer, value) : NULL;
 }
 
+/* For event loops: the tier's answer, or `pending` where it has to be loaded or asked for.
+ * _try_load(key, pending, lookup, **options) */
+static PyObject *cache_try_load(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    freshet_answer answer = FRESHET_INIT(freshet_answer);
+    cache_object *self = (cache_object *)op;
+    PyObject *value = NULL;
+    freshet_buf buf = {0};
+    freshet_result result;
+    options o = {0};
+    freshet_key key;
+    bool good = true;
+
+    if (nargs != 3)
+        return PyErr_Format(PyExc_TypeError, "_try_load() takes a key, what says that it is pending, and a bool");
+    if (key_take(args[0], &key) < 0 ||
+        options_take(self->state, &o, "get_or_load", OPTIONS_LOAD, args + nargs, kwnames) < 0)
+        return NULL;
+    options_drop(&o);
+    if (!cache_peek(self, key, &o, &buf, &answer, &result) || (result != FRESHET_OK && result != FRESHET_ABSENT)) {
+        freshet_buf_free(&buf);
+        Py_INCREF(args[1]);
+        return args[1];
+    }
+    if (result == FRESHET_OK)
+        good = (value = value_of(self, &buf)) != NULL;
+    freshet_buf_free(&buf);
+    if (!good)
+        return NULL;
+    if (args[2] == Py_True)
+        return answer_new(self, result, &answer, value);
+    if (!value)
+        Py_INCREF(value = Py_None);
+    return value;
+}
+
 #define LOAD_OPTIONS                                                                                                   \
     "(key, loader, *, ttl=None, absent_ttl=None, tags=(), namespace=None, ticket=None,\n"                              \
     "    level=\"bounded\", bound=None, token=None, deadline=None)"
@@ -332,6 +362,7 @@ PyMethodDef load_methods[] = {
     {"get_or_load", (PyCFunction)(void (*)(void))cache_get_or_load, METH_FASTCALL | METH_KEYWORDS,
      "get_or_load" LOAD_OPTIONS " -> value\n\nThe value, loaded by one caller for all if it is missing; None when the "
      "source has no such thing."},
+    {"_try_load", (PyCFunction)(void (*)(void))cache_try_load, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"load", (PyCFunction)(void (*)(void))cache_load, METH_FASTCALL | METH_KEYWORDS,
      "load" LOAD_OPTIONS " -> Answer\n\nAs get_or_load, with what is known of the answer."},
     {0},

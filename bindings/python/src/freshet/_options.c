@@ -74,6 +74,35 @@ int name_take(PyObject *name, const char *what, const char **ret_name)
     return 0;
 }
 
+freshet_key *keys_take(PyObject *const *args, Py_ssize_t count)
+{
+    freshet_key *keys = PyMem_Malloc(((size_t)count + 1) * sizeof *keys);
+
+    if (!keys)
+        return (freshet_key *)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (key_take(args[i], &keys[i]) < 0) {
+            PyMem_Free(keys);
+            return NULL;
+        }
+    return keys;
+}
+
+const char **tags_names(state *s, PyObject *const *args, Py_ssize_t count)
+{
+    const char **tags = PyMem_Malloc(((size_t)count + 1) * sizeof *tags);
+
+    if (!tags)
+        return (const char **)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (name_take(args[i], "a tag", &tags[i]) < 0) {
+            argument_failure(s);
+            PyMem_Free(tags);
+            return NULL;
+        }
+    return tags;
+}
+
 /* Seconds to milliseconds, rounded up.  None is 0, "the default"; `zero`: 0 seconds are as little as can be. */
 int seconds_take(PyObject *value, const char *what, bool zero, uint32_t *ret_ms)
 {
@@ -317,6 +346,34 @@ void options_read(const options *o, freshet_read_options *read)
         .tier_only = o->tier_only,
         .level = o->level,
         .token = o->token,
+    };
+}
+
+void options_load(const options *o, freshet_load_options *load)
+{
+    *load = (freshet_load_options){
+        .struct_size = sizeof *load,
+        .deadline_ms = o->deadline_ms,
+        .bound_ms = o->bound_ms,
+        .ttl_ms = o->ttl_ms,
+        .absent_ttl_ms = o->absent_ttl_ms,
+        .ticket_ms = o->ticket_ms,
+        .tags = o->tag_names,
+        .tag_count = o->tag_count,
+        .name_space = o->name_space,
+        .level = o->level,
+        .token = o->token,
+    };
+}
+
+void options_guard(const options *o, freshet_guard_options *guard)
+{
+    *guard = (freshet_guard_options){
+        .struct_size = sizeof *guard,
+        .deadline_ms = o->deadline_ms,
+        .hold_ms = o->hold_ms,
+        .fixed = o->fixed,
+        .wait = o->wait,
     };
 }
 
