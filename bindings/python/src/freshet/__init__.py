@@ -9,9 +9,11 @@ See Cache, and the tutorial.
 
 from __future__ import annotations
 
-from ._freshet import keygen, version
+from ._freshet import key_hash, keygen, tag_hash, version
 from .answers import ABSENT, Absent, Answer, Change, Entry, LoadRequest, Stats
+from .aio import AsyncCache, AsyncGuard
 from .cache import Cache, Guard
+from .cached import AsyncCachedFunction, CachedFunction
 from .errors import (
     Busy,
     DeadlinePassed,
@@ -29,7 +31,9 @@ from .errors import (
     TierError,
     TooBig,
 )
+from .log import set_log
 from .serializers import JSON, MSGPACK, PICKLE, RAW, Serializer
+from .watching import Frame, watch
 
 __version__ = version
 
@@ -41,12 +45,17 @@ __all__ = [
     "RAW",
     "Absent",
     "Answer",
+    "AsyncCache",
+    "AsyncCachedFunction",
+    "AsyncGuard",
     "Busy",
     "Cache",
+    "CachedFunction",
     "Change",
     "DeadlinePassed",
     "DirectoryError",
     "Entry",
+    "Frame",
     "FreshetError",
     "Guard",
     "GuardLost",
@@ -63,6 +72,10 @@ __all__ = [
     "Stats",
     "TierError",
     "TooBig",
+    "key_hash",
     "keygen",
+    "set_log",
+    "tag_hash",
     "version",
+    "watch",
 ]

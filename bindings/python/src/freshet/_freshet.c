@@ -827,6 +827,11 @@ static int module_exec(PyObject *module)
         !(s->call = type_add(module, &call_spec, "Call", true)) ||
         !(s->async = type_add(module, &async_spec, "Async", false)))
         return -1;
+    Py_INCREF(s->absent);
+    if (PyModule_AddObject(module, "ABSENT", s->absent) < 0) {
+        Py_DECREF(s->absent);
+        return -1;
+    }
     return PyModule_AddStringConstant(module, "version", freshet_version());
 }
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Union
 
 from . import _freshet, errors
-from .answers import Change, Stats
+from .aio import AsyncCache
+from .answers import Change, Entry, Stats
+from .cached import Cacheds, KeyMaker, TagsMaker
 from .serializers import RAW, Serializer
 
 if TYPE_CHECKING:
     from typing_extensions import Literal, Self, Unpack
 
-    from ._freshet import ChangeOptions
+    from ._freshet import CachedOptions, ChangeOptions, PutOptions, ReadOptions
 
 Key = Union[str, bytes]
+_MISSING: Any = object()
 
 __all__ = ["Cache", "Guard", "Key"]
 
@@ -81,10 +84,7 @@ class Guard:
                 raise
             return
         if change.result == "GUARD_LOST" and error is None:
-            raise errors.GuardLost(
-                "the guard was not held until its end: a load may have kept what it read before the commit, until now; "
-                "give a longer hold, or a shorter transaction"
-            )
+            raise errors.GuardLost(errors.GUARD_LOST_SENTENCE)
 
 
 class Cache(_freshet.Cache):
@@ -127,6 +127,7 @@ class Cache(_freshet.Cache):
     ) -> None:
         raw = serializer is RAW
         self.serializer = serializer
+        self._aio: AsyncCache | None = None
         super().__init__(
             name,
             dir=None if dir is None else os.fspath(dir),
@@ -174,6 +175,46 @@ class Cache(_freshet.Cache):
         """Joined and proven fresh within the bound; or there is no fleet."""
         stats = self.stats()
         return not stats.fleet or 0 <= stats.proven_age_ms <= stats.max_staleness_ms
+
+    @property
+    def aio(self) -> AsyncCache:
+        """The same calls as coroutines."""
+        if self._aio is None:
+            self._aio = AsyncCache(self)
+        return self._aio
+
+    def get_many(self, keys: Iterable[Key], **options: Unpack[ReadOptions]) -> dict[Key, Any]:
+        """Those of the keys that are found.  What the tier lacks is asked for one after the other."""
+        found = {}
+        for key in keys:
+            value = self.get(key, _MISSING, **options)
+            if value is not _MISSING:
+                found[key] = value
+        return found
+
+    def set_many(self, values: Mapping[Key, Any], **options: Unpack[PutOptions]) -> dict[Key, Change]:
+        """Store several values, one after the other; the Change of each."""
+        return {key: self.set(key, value, **options) for key, value in values.items()}
+
+    def cached(
+        self,
+        key: KeyMaker,
+        *,
+        tags: TagsMaker = (),
+        pass_request: str | None = None,
+        **options: Unpack[CachedOptions],
+    ) -> Cacheds:
+        """Keep a function's answers: ``@cache.cached(key="user:{id}", ttl=60)``, for coroutine functions too.
+
+        key           a template over the function's parameters, or a callable with its arguments
+        tags          templates likewise, or a callable that gives the tags
+        pass_request  the name of a parameter that takes the LoadRequest, which callers do not give
+        """
+        return Cacheds(self, key, tags, pass_request, options)
+
+    def entries(self) -> list[Entry]:
+        """Every record of the tier, in no order; what changes meanwhile may or may not show."""
+        return [Entry(*fields) for fields in self._entries()]
 
     def stats(self) -> Stats:
         """The tier's statistics."""

@@ -25,6 +25,12 @@ __all__ = [
 ]
 
 
+GUARD_LOST_SENTENCE = (
+    "the guard was not held until its end: a load may have kept, until now, what it read before the commit; give a "
+    "longer hold, or a shorter transaction"
+)
+
+
 class FreshetError(Exception):
     """Any failure of the library."""
 
