@@ -10,8 +10,8 @@ See Cache, and the tutorial.
 from __future__ import annotations
 
 from ._freshet import key_hash, keygen, tag_hash, version
-from .answers import ABSENT, Absent, Answer, Change, Entry, LoadRequest, Stats
 from .aio import AsyncCache, AsyncGuard
+from .answers import ABSENT, Absent, Answer, Change, Entry, LoadRequest, Stats
 from .cache import Cache, Guard
 from .cached import AsyncCachedFunction, CachedFunction
 from .errors import (

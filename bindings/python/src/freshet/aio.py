@@ -4,8 +4,8 @@ A hit in the tier answers at once and suspends nothing.  Whatever has to wait is
 the loop's own thread when its one descriptor says so: no thread stands behind a call.  There is one such machinery for
 each event loop and process; it begins with the loop's first call that waits, and ends with the loop or with close_loop.
 
-Cancelling a task that waits forgets the call: a load that waits for this task's loader fails, so that others may load; a
-guard that comes to be begun is ended; a change goes on to its confirmation all the same.
+Cancelling a task that waits forgets the call: a load that waits for this task's loader fails, so that others may load;
+a guard that comes to be begun is ended; a change goes on to its confirmation all the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import inspect
 import os
 import threading
 import weakref
+from collections.abc import Awaitable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Iterable, Mapping, cast
+from typing import TYPE_CHECKING, Any, Callable, cast
 
 from . import _freshet, errors
 from ._loaders import wants_request

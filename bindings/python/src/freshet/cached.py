@@ -3,8 +3,8 @@
     @cache.cached(key="user:{id}", ttl=60, tags=("users", "team:{team}"))
     def user(id, team): ...
 
-Keys and tags are templates over the function's parameters, or callables with its arguments.  Two calls with the same key
-are the same call: put into the key whatever the answer depends on.
+Keys and tags are templates over the function's parameters, or callables with its arguments.  Two calls with the same
+key are the same call: put into the key whatever the answer depends on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import functools
 import inspect
 import string
 import sys
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generic, Sequence, TypeVar, Union, cast, overload
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, Union, cast, overload
 
 from .answers import Answer, Change
 
@@ -100,7 +101,7 @@ class _Base(Generic[P, R]):
         request: str | None,
         options: CachedOptions,
     ) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function)  # type: ignore[arg-type]
         self.cache = cache
         self.uncached = function
         """the function itself"""
@@ -222,7 +223,7 @@ class Cacheds:
         self._given = (cache, key, tags, request, options)
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncCachedFunction[P, R]: ...
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncCachedFunction[P, R]: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, function: Callable[P, R]) -> CachedFunction[P, R]: ...

@@ -6,7 +6,8 @@ import os
 import queue
 import threading
 import time
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from . import _freshet
 
