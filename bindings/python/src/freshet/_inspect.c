@@ -369,7 +369,39 @@ static PyObject *module_log_hear(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* ---- results ---- */
+
+#define RESULT_FAR 100 /* no result is further from zero */
+
+/* Every result that the library has a name for: {name: number}. */
+static PyObject *module_results(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    const char *unknown = freshet_result_name((freshet_result)RESULT_FAR);
+    PyObject *results = PyDict_New();
+
+    for (int i = -RESULT_FAR; results && i < RESULT_FAR; i++) {
+        const char *name = freshet_result_name((freshet_result)i);
+        PyObject *number = strcmp(name, unknown) == 0 ? NULL : PyLong_FromLong(i);
+
+        if (number && PyDict_SetItemString(results, name, number) < 0)
+            Py_CLEAR(results);
+        Py_XDECREF(number);
+    }
+    return results;
+}
+
+static PyObject *module_result_text(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int result;
+
+    return PyArg_ParseTuple(args, "i:result_text", &result)
+               ? PyUnicode_FromString(freshet_result_text((freshet_result)result))
+               : NULL;
+}
+
 PyMethodDef module_methods[] = {
+    {"_results", module_results, METH_NOARGS, "_results() -> {name: number} of all results"},
+    {"_result_text", module_result_text, METH_VARARGS, "_result_text(result) -> its meaning in a sentence"},
     {"keygen", (PyCFunction)(void (*)(void))module_keygen, METH_VARARGS | METH_KEYWORDS,
      "keygen(path, like=None)\n\nWrite a new keyring to `path`, which must not exist; with `like`, for that one's fleet."},
     {"key_hash", module_key_hash, METH_VARARGS, "key_hash(name, key) -> the 16 bytes by which frames name the key"},

@@ -1,8 +1,8 @@
 """Cache: one named cache, shared by the processes of this host and, through Redis, by the hosts of its fleet.
 
 A tier hit is answered in C with the interpreter's lock held, since it waits for nobody; everything that may wait lets
-go of it.  Durations are seconds, sizes bytes, keys str (as UTF-8) or bytes.  A change that is QUEUED is no error: its keys
-are not served on this host until Redis has confirmed it.
+go of it.  Durations are seconds, sizes bytes, keys str (as UTF-8) or bytes.  A change that is QUEUED is no error: its
+keys are not served on this host until Redis has confirmed it.
 """
 
 from __future__ import annotations
