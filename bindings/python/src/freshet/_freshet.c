@@ -134,16 +134,17 @@ void cache_leave(cache_object *self, uint32_t generation)
 /* No more calls come in; the last that is under way closes. */
 static void cache_shut(cache_object *self)
 {
+    PyObject *type, *value, *trace; /* what is on its way when this object goes */
     uint32_t generation;
 
-    if (!self->cache || cache_enter(self, &generation) < 0) {
-        PyErr_Clear();
-        return;
+    PyErr_Fetch(&type, &value, &trace);
+    if (self->cache && cache_enter(self, &generation) == 0) {
+        atomic_store(&self->open, false);
+        if (!atomic_exchange(&self->closing, true))
+            cache_leave(self, generation); /* that of being open */
+        cache_leave(self, generation);
     }
-    atomic_store(&self->open, false);
-    if (!atomic_exchange(&self->closing, true))
-        cache_leave(self, generation); /* that of being open */
-    cache_leave(self, generation);
+    PyErr_Restore(type, value, trace);
 }
 
 /* ---- get and lookup ---- */

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _freshet
-from ._freshet import key_hash as freshet_key_hash
-from ._freshet import tag_hash as freshet_tag_hash
+from ._freshet import key_hash as freshet_key_hash  # noqa: F401
+from ._freshet import tag_hash as freshet_tag_hash  # noqa: F401
 from ._loaders import ABSENT
 from .answers import Answer, Change, LoadRequest, Stats
 from .errors import FreshetError
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 Result = enum.IntEnum("Result", _freshet._results())  # type: ignore[misc]
 """freshet_result, with its names: Result.FRESHET_OK"""
+_OK = Result["FRESHET_OK"]
+_UNPROVEN = Result["FRESHET_UNPROVEN"]
 
 _said = threading.local()
 
 
-def _fails(error: FreshetError) -> Any:
+def _fails(error: FreshetError) -> int:
     """The result of a call that failed; its sentence is this thread's from now on."""
     _said.error = str(error)
     return Result(error.result)
@@ -66,7 +68,7 @@ def freshet_open(name: str = "default", **options: Any) -> tuple[int, _freshet.C
     """Open the tier: (result, cache).  Options: dir, tier_size, value_max, max_staleness, ttl, policy, partitions,
     deadline."""
     try:
-        return Result.FRESHET_OK, _freshet.Cache(name, **options)
+        return _OK, _freshet.Cache(name, **options)
     except FreshetError as error:
         return _fails(error), None
 
@@ -85,7 +87,7 @@ def freshet_dir(cache: _freshet.Cache) -> str:
 def freshet_join(cache: _freshet.Cache, url: str, keyring: str, **options: Any) -> int:
     """Join the fleet: FRESHET_OK or FRESHET_UNPROVEN, or a failure.  Options: connect_timeout, allow_evicting_redis."""
     try:
-        return Result.FRESHET_OK if cache.join(url, keyring, **options) else Result.FRESHET_UNPROVEN
+        return _OK if cache.join(url, keyring, **options) else _UNPROVEN
     except FreshetError as error:
         return _fails(error)
 
@@ -100,7 +102,7 @@ def _done(call: Callable[[], object]) -> int:
         call()
     except FreshetError as error:
         return _fails(error)
-    return Result.FRESHET_OK
+    return _OK
 
 
 def _answered(answer: Answer) -> tuple[int, Any, Answer]:
@@ -186,7 +188,7 @@ def freshet_guard_begin(
 ) -> tuple[int, _freshet.Guard | None]:
     """(result, guard)"""
     try:
-        return Result.FRESHET_OK, cache._guard_begin(*keys, **options)
+        return _OK, cache._guard_begin(*keys, **options)
     except FreshetError as error:
         return _fails(error), None
 
@@ -212,13 +214,13 @@ def freshet_token_of(answer: Answer) -> tuple[int, str]:
         token = answer.token()
     except FreshetError as error:
         return _fails(error), ""
-    return Result.FRESHET_OK if token else Result.FRESHET_UNPROVEN, token
+    return _OK if token else _UNPROVEN, token
 
 
 def freshet_token_join(cache: _freshet.Cache, a: str | None, b: str | None) -> tuple[int, str]:
     """(result, token): the later of two in each partition."""
     try:
-        return Result.FRESHET_OK, cache.join_tokens(a, b)
+        return _OK, cache.join_tokens(a, b)
     except FreshetError as error:
         return _fails(error), ""
 
@@ -226,7 +228,7 @@ def freshet_token_join(cache: _freshet.Cache, a: str | None, b: str | None) -> t
 def freshet_stat(cache: _freshet.Cache) -> tuple[int, Stats | None]:
     """(result, stats)"""
     try:
-        return Result.FRESHET_OK, Stats(cache._stats())
+        return _OK, Stats(cache._stats())
     except FreshetError as error:
         return _fails(error), None
 
