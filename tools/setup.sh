@@ -6,7 +6,7 @@
 # the thing itself (a command, a library's header), not for a package's name: a machine that has all of it is left as it
 # is, of whatever kind it be, and nobody is asked for a password.
 #
-# usage: setup.sh build|demo|test|ci|sanitize...      (the compiler is $CC, else cc)
+# usage: setup.sh build|demo|test|python|ci|sanitize...      (the compiler is $CC, else cc)
 set -euo pipefail
 
 missing=()
@@ -75,6 +75,14 @@ for purpose in "$@"; do
         need_module lua5.1 liblua5.1-0-dev
         need_python nacl python3-nacl
         ;;
+    python) # the first python3 of PATH, which its own headers and venv go with
+        python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+            missing+=(python3-dev)
+        python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+        command -v postgres >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ||
+            missing+=(postgresql)
+        need_command redis-server redis-server
+        ;;
     ci)
         command -v clang-14 >/dev/null 2>&1 || command -v clang >/dev/null 2>&1 || missing+=(clang)
         need_command cppcheck cppcheck
@@ -82,7 +90,7 @@ for purpose in "$@"; do
         ;;
     sanitize) need_sanitizers ;;
     *)
-        echo "setup.sh: $purpose: build, demo, test, ci or sanitize" >&2
+        echo "setup.sh: $purpose: build, demo, test, python, ci or sanitize" >&2
         exit 2
         ;;
     esac
