@@ -2,8 +2,8 @@
  * _async.c - freshet_async.h for an event loop: Async, one to a loop, and Call, one to each call that has to wait.
  *
  * aio.py drives it.  A begin gives a Call, which stands at DONE, at LOAD (the loader is to be called with
- * call.request, then answer) or at NONE; step() goes on with what can go on and gives the Calls that have moved.  All of
- * it happens on the loop's thread and waits for nothing, so the interpreter's lock is held but for closing.
+ * call.request, then answer) or at NONE; step() goes on with what can go on and gives the Calls that have moved.  All
+ * of it happens on the loop's thread and waits for nothing, so the interpreter's lock is held but for closing.
  *
  * While a call is under way the library has a pointer to its Call, which is kept alive for it, and the cache is kept in
  * use.  The library does not tell of the end of a call that was forgotten: what it uses is let go when no other call

@@ -411,7 +411,8 @@ static int open_options(PyObject *args, PyObject *kwargs, freshet_options *o, Py
         (value_max && count_take(value_max, "value_max", UINT32_MAX, &most) < 0) ||
         (partitions && count_take(partitions, "partitions", UINT32_MAX, &parts) < 0) ||
         seconds_take(staleness, "max_staleness", false, &o->max_staleness_ms) < 0 ||
-        seconds_take(ttl, "ttl", false, &o->ttl_ms) < 0 || seconds_take(deadline, "deadline", false, &o->deadline_ms) < 0)
+        seconds_take(ttl, "ttl", false, &o->ttl_ms) < 0 ||
+        seconds_take(deadline, "deadline", false, &o->deadline_ms) < 0)
         return -1;
     o->policy = strcmp(policy, "stale") == 0 ? FRESHET_SERVE_STALE : FRESHET_SERVE_NONE;
     o->tier_size = size;
