@@ -47,6 +47,9 @@
 #define READY_MOST   64 /* events taken from the kernel at once */
 #define NEVER        INT64_MAX
 
+/* What the epoll set says of each descriptor: these, or the number of a fiber's wait. */
+enum { WATCH_TIMER, WATCH_NEWS, WATCH_FIRST };
+
 enum woken { WOKEN_BY_TIME, WOKEN_BY_FD, WOKEN_BY_NEWS };
 
 struct fiber {
@@ -56,6 +59,8 @@ struct fiber {
     enum woken woken;
     int64_t until_ns; /* NEVER: no deadline */
     size_t heap_at;   /* place among the sleepers, from 1; 0: none */
+    uint64_t watch;   /* the number of its wait for a descriptor */
+    struct fiber *watch_next;
     pthread_cond_t *news;
     struct fiber *news_next; /* under `news_lock`: who waits for a condition; ... */
     struct fiber *told_next; /* ... or, of his home, has been told */
@@ -81,6 +86,8 @@ struct fibers {
     struct fiber **heap; /* sleepers, the earliest first; from 1 */
     size_t heap_count, heap_room;
     uint32_t count; /* fibers that are not at their end */
+    struct fiber *watchers; /* who wait for descriptors: as many as talk to Redis */
+    uint64_t watch;         /* the last wait's number */
     struct fiber *told; /* under `news_lock` */
     uint32_t slots;     /* talks with Redis that may still begin */
     struct fiber *line, **line_last;
@@ -404,10 +411,40 @@ static int wait_ready_here(int fd, short events, int64_t deadline_ns)
     }
 }
 
+/* Numbers and not addresses: of a descriptor that the host program closed, and of which somebody has a copy (a child),
+ * the set may tell when its fiber is long gone. */
+static void watch_begin(struct fiber *fiber)
+{
+    struct fibers *home = fiber->home;
+
+    fiber->watch = home->watch;
+    fiber->watch_next = home->watchers;
+    home->watchers = fiber;
+}
+
+static void watch_end(struct fiber *fiber)
+{
+    struct fiber **link = &fiber->home->watchers;
+
+    while (*link != fiber)
+        link = &(*link)->watch_next;
+    *link = fiber->watch_next;
+}
+
+static void watch_wake(struct fibers *fibers, uint64_t watch)
+{
+    struct fiber *fiber = fibers->watchers;
+
+    while (fiber && fiber->watch != watch)
+        fiber = fiber->watch_next;
+    if (fiber)
+        fiber_wake(fiber, WOKEN_BY_FD);
+}
+
 int wait_ready(int fd, short events, int64_t deadline_ns)
 {
     struct fiber *fiber = fiber_self();
-    struct epoll_event watch = {.data.ptr = fiber};
+    struct epoll_event watch = {0};
     enum woken woken;
 
     if (!fiber)
@@ -415,9 +452,12 @@ int wait_ready(int fd, short events, int64_t deadline_ns)
     if (clock_boot_ns() >= deadline_ns)
         return 0;
     watch.events = (events & POLLIN ? EPOLLIN : 0u) | (events & POLLOUT ? EPOLLOUT : 0u) | EPOLLONESHOT;
+    watch.data.u64 = ++fiber->home->watch;
     if (epoll_ctl(fiber->home->epoll_fd, EPOLL_CTL_ADD, fd, &watch) != 0)
         return -1;
+    watch_begin(fiber);
     woken = fiber_sleep(fiber, deadline_ns);
+    watch_end(fiber);
     (void)epoll_ctl(fiber->home->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
     return woken == WOKEN_BY_FD ? 1 : 0;
 }
@@ -582,6 +622,7 @@ freshet_result fibers_open(struct fibers **ret_fibers, uint32_t asks_max)
     if (!fibers)
         return fail(FRESHET_ENOMEM, "no memory for an event loop's calls");
     fibers->timer_ns = NEVER;
+    fibers->watch = WATCH_FIRST;
     fibers->ready_last = &fibers->ready;
     fibers->line_last = &fibers->line;
     fibers->slots = asks_max;
@@ -590,10 +631,10 @@ freshet_result fibers_open(struct fibers **ret_fibers, uint32_t asks_max)
     fibers->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fibers->epoll_fd < 0 || fibers->timer_fd < 0 || fibers->event_fd < 0)
         goto fail;
-    watch.data.ptr = &fibers->timer_fd;
+    watch.data.u64 = WATCH_TIMER;
     if (epoll_ctl(fibers->epoll_fd, EPOLL_CTL_ADD, fibers->timer_fd, &watch) != 0)
         goto fail;
-    watch.data.ptr = &fibers->event_fd;
+    watch.data.u64 = WATCH_NEWS;
     if (epoll_ctl(fibers->epoll_fd, EPOLL_CTL_ADD, fibers->event_fd, &watch) != 0)
         goto fail;
     *ret_fibers = fibers;
@@ -644,13 +685,13 @@ static void fibers_look(struct fibers *fibers)
     int64_t now_ns;
 
     for (int i = 0; i < count; i++) {
-        if (events[i].data.ptr == &fibers->timer_fd) {
+        if (events[i].data.u64 == WATCH_TIMER) {
             (void)!read(fibers->timer_fd, &number, sizeof number);
             fibers->timer_ns = NEVER;
-        } else if (events[i].data.ptr == &fibers->event_fd) {
+        } else if (events[i].data.u64 == WATCH_NEWS) {
             (void)!read(fibers->event_fd, &number, sizeof number);
         } else {
-            fiber_wake(events[i].data.ptr, WOKEN_BY_FD);
+            watch_wake(fibers, events[i].data.u64);
         }
     }
     fibers_take_told(fibers); /* after the eventfd was read: who tells us later writes to it again */

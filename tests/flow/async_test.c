@@ -4,6 +4,7 @@
  * A test's own event loop is poll() on the one descriptor; a loader that is to be called is answered by the test when
  * it likes.
  */
+#include <fcntl.h>
 #include <freshet_async.h>
 #include <freshet_fleet.h>
 #include <hosts.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <test.h>
 #include <unistd.h>
@@ -653,6 +655,41 @@ TEST(while_redis_is_away_nothing_waits_beyond_its_deadline)
     EXPECT(test_until(host_stats(cache).outbox == 0, 10000));
     begin_put(async, cache, "k", "value", NULL, &heard[0]);
     EXPECT(await(async, &heard[0])->result == FRESHET_OK);
+    freshet_async_close(async);
+    freshet_close(cache);
+    redis_stop(&redis);
+}
+
+/* A host program that closes our sockets while it has copies of them: the kernel goes on telling of those. */
+TEST(a_socket_closed_behind_our_back_is_told_of_in_vain)
+{
+    struct redis redis;
+    freshet *cache;
+    freshet_async *async = open_async(0);
+    freshet_write_options soon = FRESHET_INIT(freshet_write_options);
+    struct heard heard;
+    int closed = 0;
+
+    redis_start(&redis, NULL);
+    cache = host_join(fresh_dir(), &redis, 0);
+    begin_put(async, cache, "key", "value", NULL, &heard);
+    EXPECT(await(async, &heard)->result == FRESHET_OK);
+    kill(redis.pid, SIGSTOP);
+    soon.deadline_ms = 100;
+    begin_put(async, cache, "key", "value", &soon, &heard);
+    EXPECT(heard.kind == FRESHET_EVENT_NONE);
+    for (int fd = 3; fd < 100; fd++) { /* of the calls: those of the library's thread have no time-out */
+        struct timeval slice = {0};
+        socklen_t size = sizeof slice;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &slice, &size) == 0 && slice.tv_usec)
+            closed += fcntl(fd, F_DUPFD, 200) >= 200 && close(fd) == 0;
+    }
+    EXPECT(closed > 0);
+    EXPECT(await(async, &heard)->result == FRESHET_QUEUED);
+    kill(redis.pid, SIGCONT);
+    for (int i = 0; i < 20; i++)
+        EXPECT(!turn(async, 10)); /* the answer comes, but nobody waits for it */
     freshet_async_close(async);
     freshet_close(cache);
     redis_stop(&redis);
