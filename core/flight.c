@@ -1,8 +1,9 @@
 /*
  * flight.c - one loader a key and process; see flight.h.  Below freshet.c, above nothing but memory and a mutex.
  *
- * Flights are few (loads that run right now), so a list under one mutex serves.  A flight lives as long as somebody
- * holds it: its leader until landing, each who waits until it has copied the result.
+ * Flights are loads that run right now: of threads a few, of event loops (async.c) thousands.  One mutex serves, with
+ * lists by hash, and each flight has its own condition, so that a landing wakes nobody else's.  A flight lives as long
+ * as somebody holds it: its leader until landing, each who waits until it has copied the result.
  */
 #include <buf.h>
 #include <clock.h>
@@ -13,8 +14,11 @@
 
 #include <flight.h>
 
+#define AIR_LISTS 1024u
+
 struct flight {
-    struct flight *next; /* in the air; off the list once landed or overtaken */
+    struct flight *next;    /* in the air; off the list once landed or overtaken */
+    pthread_cond_t landing; /* told of once it has landed */
     uint8_t hash[16];
     void *key; /* the full key: hashes may collide */
     uint32_t key_size;
@@ -29,21 +33,15 @@ struct flight {
 
 struct flights {
     pthread_mutex_t lock;
-    pthread_cond_t landed;
-    struct flight *air;
+    struct flight *air[AIR_LISTS]; /* by hash */
 };
 
 freshet_result flights_open(struct flights **ret_flights)
 {
     struct flights *flights = calloc(1, sizeof *flights);
-    pthread_condattr_t monotonic;
 
     if (!flights)
         return FRESHET_ENOMEM;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&flights->landed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&flights->lock, NULL);
     *ret_flights = flights;
     return FRESHET_OK;
@@ -53,22 +51,27 @@ void flights_close(struct flights *flights)
 {
     if (!flights)
         return;
-    pthread_cond_destroy(&flights->landed);
     pthread_mutex_destroy(&flights->lock);
     free(flights);
 }
 
 static void flight_free(struct flight *flight)
 {
+    pthread_cond_destroy(&flight->landing);
     freshet_buf_free(&flight->value);
     free(flight->key);
     free(flight);
 }
 
+static struct flight **flights_list(struct flights *flights, const uint8_t hash[16])
+{
+    return &flights->air[(hash[0] | hash[1] << 8) % AIR_LISTS];
+}
+
 /* Under the lock: take it off the list, so that nobody joins any more. */
 static void flight_ground(struct flights *flights, struct flight *flight)
 {
-    struct flight **link = &flights->air;
+    struct flight **link = flights_list(flights, flight->hash);
 
     while (*link && *link != flight)
         link = &(*link)->next;
@@ -79,6 +82,7 @@ static void flight_ground(struct flights *flights, struct flight *flight)
 static struct flight *flight_make(const struct key *key, uint64_t start)
 {
     struct flight *flight = calloc(1, sizeof *flight);
+    pthread_condattr_t monotonic;
 
     if (!flight)
         return NULL;
@@ -87,6 +91,10 @@ static struct flight *flight_make(const struct key *key, uint64_t start)
         free(flight);
         return NULL;
     }
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&flight->landing, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     memcpy(flight->key, key->data, key->size);
     memcpy(flight->hash, key->hash, sizeof flight->hash);
     flight->key_size = key->size;
@@ -99,11 +107,11 @@ static struct flight *flight_make(const struct key *key, uint64_t start)
 bool flight_enter(struct flights *flights, const struct key *key, uint64_t start, uint64_t fence,
                   struct flight **ret_flight)
 {
-    struct flight *flight;
+    struct flight **list = flights_list(flights, key->hash), *flight;
     bool lead = true;
 
     pthread_mutex_lock(&flights->lock);
-    for (flight = flights->air; flight; flight = flight->next)
+    for (flight = *list; flight; flight = flight->next)
         if (memcmp(flight->hash, key->hash, sizeof flight->hash) == 0 && flight->key_size == key->size &&
             memcmp(flight->key, key->data, key->size) == 0)
             break;
@@ -115,8 +123,8 @@ bool flight_enter(struct flights *flights, const struct key *key, uint64_t start
             flight_ground(flights, flight);
         flight = flight_make(key, start);
         if (flight) {
-            flight->next = flights->air;
-            flights->air = flight;
+            flight->next = *list;
+            *list = flight;
         }
     }
     *ret_flight = flight;
@@ -141,7 +149,7 @@ void flight_land(struct flights *flights, struct flight *flight, freshet_result 
         flight->result = FRESHET_ENOMEM;
     last = --flight->holds == 0;
     if (!last)
-        wait_tell(&flights->landed);
+        wait_tell(&flight->landing);
     pthread_mutex_unlock(&flights->lock);
     if (last)
         flight_free(flight);
@@ -155,7 +163,7 @@ freshet_result flight_wait(struct flights *flights, struct flight *flight, int64
 
     pthread_mutex_lock(&flights->lock);
     while (!flight->landed)
-        if (!wait_news(&flights->landed, &flights->lock, deadline_ns))
+        if (!wait_news(&flight->landing, &flights->lock, deadline_ns))
             break;
     if (flight->landed) {
         result = flight->result;
