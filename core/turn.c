@@ -178,6 +178,22 @@ static bool turn_is_lost(struct turn *turn, uint64_t word, uint64_t fence, bool 
     return looked && owner_look(name) != OWNER_RUNS;
 }
 
+/* The same for a call that is set aside.  No descriptor tells of a futex: look now and then, ever more rarely. */
+static bool turn_peek(struct control_turn *slot, uint32_t bell, int64_t ns)
+{
+    int64_t waited = 0;
+
+    while (waited < ns) {
+        int64_t pause = waited + TURN_PEEK_NS < ns ? waited + TURN_PEEK_NS : ns - waited;
+
+        wait_pause(pause);
+        waited += pause;
+        if (atomic_load(&slot->bell) != bell)
+            return true;
+    }
+    return false;
+}
+
 /* Sleep until the bell rings, a while at most; false: it did not. */
 static bool turn_sleep(struct control_turn *slot, uint32_t bell, int64_t deadline_ns)
 {
@@ -188,10 +204,8 @@ static bool turn_sleep(struct control_turn *slot, uint32_t bell, int64_t deadlin
         return false;
     if (left < time.tv_nsec)
         time.tv_nsec = (long)left;
-    if (wait_is_aside()) { /* no descriptor tells of a futex: look now and then */
-        wait_pause(time.tv_nsec < TURN_PEEK_NS ? time.tv_nsec : TURN_PEEK_NS);
-        return atomic_load(&slot->bell) != bell;
-    }
+    if (wait_is_aside())
+        return turn_peek(slot, bell, time.tv_nsec);
     return syscall(SYS_futex, &slot->bell, FUTEX_WAIT, bell, &time, NULL, 0) == 0;
 }
 
