@@ -62,8 +62,8 @@ struct fiber {
     uint64_t watch;   /* the number of its wait for a descriptor */
     struct fiber *watch_next;
     pthread_cond_t *news;
-    struct fiber *news_next; /* under `news_lock`: who waits for a condition; ... */
-    struct fiber *told_next; /* ... or, of his home, has been told */
+    struct fiber *news_next, **news_link; /* under `news_lock`: who waits for a condition; ... */
+    struct fiber *told_next;              /* ... or, of his home, has been told */
     struct fiber *slot_next; /* in line for a talk with Redis */
     bool in_line;
     void (*fn)(void *arg);
@@ -488,6 +488,26 @@ static struct timespec wait_until(int64_t deadline_ns)
     return (struct timespec){.tv_sec = at / CLOCK_NS_PER_S, .tv_nsec = at % CLOCK_NS_PER_S};
 }
 
+/* Under `news_lock`: among those who wait, and not any more. */
+static void news_join(struct fiber *fiber, pthread_cond_t *news)
+{
+    fiber->news = news;
+    fiber->news_link = &news_waiters;
+    if ((fiber->news_next = news_waiters))
+        fiber->news_next->news_link = &fiber->news_next;
+    news_waiters = fiber;
+    atomic_fetch_add(&news_count, 1);
+}
+
+static void news_leave(struct fiber *fiber)
+{
+    if (fiber->news_next)
+        fiber->news_next->news_link = fiber->news_link;
+    *fiber->news_link = fiber->news_next;
+    fiber->news = NULL;
+    atomic_fetch_sub(&news_count, 1);
+}
+
 bool wait_news(pthread_cond_t *news, pthread_mutex_t *lock, int64_t deadline_ns)
 {
     struct fiber *fiber = fiber_self();
@@ -499,22 +519,13 @@ bool wait_news(pthread_cond_t *news, pthread_mutex_t *lock, int64_t deadline_ns)
         return pthread_cond_timedwait(news, lock, &until) != ETIMEDOUT;
     }
     pthread_mutex_lock(&news_lock);
-    fiber->news = news;
-    fiber->news_next = news_waiters;
-    news_waiters = fiber;
-    atomic_fetch_add(&news_count, 1);
+    news_join(fiber, news);
     pthread_mutex_unlock(&news_lock);
     pthread_mutex_unlock(lock);
     woken = fiber_sleep(fiber, deadline_ns);
     pthread_mutex_lock(&news_lock); /* told or not, on neither list after this */
     if (fiber->news) {
-        struct fiber **link = &news_waiters;
-
-        while (*link != fiber)
-            link = &(*link)->news_next;
-        *link = fiber->news_next;
-        fiber->news = NULL;
-        atomic_fetch_sub(&news_count, 1);
+        news_leave(fiber);
     } else if (woken != WOKEN_BY_NEWS) {
         struct fiber **link = &fiber->home->told;
 
@@ -530,24 +541,22 @@ bool wait_news(pthread_cond_t *news, pthread_mutex_t *lock, int64_t deadline_ns)
 
 void wait_tell(pthread_cond_t *news)
 {
-    struct fiber **link = &news_waiters, *fiber;
+    struct fiber *next;
 
     pthread_cond_broadcast(news);
     if (atomic_load(&news_count) == 0)
         return;
     pthread_mutex_lock(&news_lock);
-    while ((fiber = *link))
-        if (fiber->news == news) {
-            *link = fiber->news_next;
-            fiber->news = NULL;
-            atomic_fetch_sub(&news_count, 1);
-            if (!fiber->home->told)
-                fibers_nudge(fiber->home);
-            fiber->told_next = fiber->home->told;
-            fiber->home->told = fiber;
-        } else {
-            link = &fiber->news_next;
-        }
+    for (struct fiber *fiber = news_waiters; fiber; fiber = next) {
+        next = fiber->news_next;
+        if (fiber->news != news)
+            continue;
+        news_leave(fiber);
+        if (!fiber->home->told)
+            fibers_nudge(fiber->home);
+        fiber->told_next = fiber->home->told;
+        fiber->home->told = fiber;
+    }
     pthread_mutex_unlock(&news_lock);
 }
 
