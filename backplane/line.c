@@ -145,16 +145,17 @@ static enum line_fate line_send(struct line *line, const char *bytes, size_t siz
     return LINE_WELL;
 }
 
-/* Receive some bytes, at most to the deadline. */
+/* Receive some bytes, at most to the deadline.  The rest of a reply is looked for before it is waited for: it is mostly
+ * here, and counts after the deadline too when an event loop comes back late. */
 static enum line_fate line_receive(struct line *line, char *chunk, size_t room, size_t *ret_size, int64_t deadline_ns)
 {
-    for (;;) {
+    for (bool look = !resp_reader_empty(line->reader);; look = false) {
         int64_t left_ns = deadline_ns - line_now();
         bool slice = left_ns >= 2 * LINE_SLICE_NS && !remote_wait_is_aside();
         enum line_fate fate;
         ssize_t size;
 
-        if (!slice && (fate = line_wait(line->fd, POLLIN, deadline_ns)) != LINE_WELL)
+        if (!slice && !look && (fate = line_wait(line->fd, POLLIN, deadline_ns)) != LINE_WELL)
             return fate;
         size = recv(line->fd, chunk, room, slice ? 0 : MSG_DONTWAIT);
         if (size > 0) {

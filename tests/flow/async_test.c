@@ -660,6 +660,32 @@ TEST(while_redis_is_away_nothing_waits_beyond_its_deadline)
     redis_stop(&redis);
 }
 
+/* The event loop comes back after the deadline: what was answered in time is heard, however long it is. */
+TEST(an_answer_in_time_is_heard_late)
+{
+    struct redis redis;
+    freshet *a, *b;
+    freshet_async *async = open_async(0);
+    freshet_read_options soon = FRESHET_INIT(freshet_read_options);
+    static char value[100000];
+    struct heard heard;
+
+    redis_start(&redis, NULL);
+    a = host_join(fresh_dir(), &redis, 0);
+    b = host_join(fresh_dir(), &redis, 0);
+    EXPECT_EQ(freshet_put(a, "key", 3, value, sizeof value, NULL, NULL), FRESHET_OK);
+    EXPECT_EQ(host_put(b, "other", "a connection"), FRESHET_OK);
+    soon.deadline_ms = 100;
+    begin_get(async, b, "key", &soon, &heard);
+    EXPECT(heard.kind == FRESHET_EVENT_NONE);
+    usleep(200000);
+    EXPECT(await(async, &heard)->result == FRESHET_OK);
+    freshet_async_close(async);
+    freshet_close(a);
+    freshet_close(b);
+    redis_stop(&redis);
+}
+
 /* A host program that closes our sockets while it has copies of them: the kernel goes on telling of those. */
 TEST(a_socket_closed_behind_our_back_is_told_of_in_vain)
 {
