@@ -21,6 +21,8 @@
 #define CALLS_DEFAULT 16384u
 #define ASKS_DEFAULT  32u
 #define CLOSE_LOOK_MS 100
+/* The first version's event: who has less has no place for what he is to free. */
+#define EVENT_LEAST (offsetof(freshet_event, request) + sizeof(freshet_load_request *))
 
 enum call_kind {
     CALL_GET,
@@ -86,7 +88,10 @@ struct freshet_async {
     struct freshet_call *calls;
     struct freshet_call *events, **events_last;
     struct freshet_call *front; /* the one whose event is told at once */
+    /* Of the event told last.  Not in it: they may grow, and what stands behind them must not move. */
     char sentence[LOG_SENTENCE];
+    freshet_answer answer;
+    freshet_change change;
 };
 
 /* ---- the calls, each in its fiber ---- */
@@ -330,7 +335,7 @@ static freshet_result async_check(const freshet_async *async, const freshet_even
     if (async->busy || wait_is_aside())
         return fail(FRESHET_EINVAL, "a call on the freshet_async is under way already: it is one thread's, and not to "
                                     "be called from its callbacks");
-    if (event && (event->struct_size < sizeof(size_t) || event->struct_size > 4096))
+    if (event && (event->struct_size < EVENT_LEAST || event->struct_size > 4096))
         return fail(FRESHET_EINVAL, "freshet_event.struct_size is %zu: start it with FRESHET_INIT(freshet_event)",
                     event->struct_size);
     return FRESHET_OK;
@@ -384,8 +389,10 @@ static void event_tell(struct freshet_call *call, freshet_event *event)
         full.error = async->sentence;
         full.value = call->buf;
         call->buf = (freshet_buf){0};
-        full.answer = call->answer;
-        full.change = call->change;
+        async->answer = call->answer;
+        async->change = call->change;
+        full.answer = call->kind == CALL_GET || call->kind == CALL_LOAD ? &async->answer : NULL;
+        full.change = full.answer || call->kind == CALL_GUARD ? NULL : &async->change;
         if (call->kind == CALL_GUARD && call->result == FRESHET_OK)
             full.guard = call->guard;
         call_free(call);

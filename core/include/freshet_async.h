@@ -53,11 +53,11 @@ typedef struct freshet_event {
     void *user;         /* as it was given */
     /* of FRESHET_EVENT_DONE: */
     freshet_result result;
-    const char *error;     /* a failure's sentence; lives until the next call on this freshet_async */
-    freshet_buf value;     /* of a get or load: yours now, to be freed with freshet_buf_free */
-    freshet_answer answer; /* of a get or load */
-    freshet_change change; /* of a change, and of a guard's end */
-    freshet_guard *guard;  /* of freshet_async_guard_begin, with FRESHET_OK */
+    const char *error; /* a failure's sentence; it, answer and change live until the next call on this freshet_async */
+    freshet_buf value; /* of a get or load: yours now, to be freed with freshet_buf_free */
+    const freshet_answer *answer; /* of a get or load */
+    const freshet_change *change; /* of a change, and of a guard's end */
+    freshet_guard *guard;         /* of freshet_async_guard_begin, with FRESHET_OK */
     /* of FRESHET_EVENT_LOAD: */
     freshet_load_request *request; /* lives until the answer; set ttl_ms, source_version and tags in it before that */
 } freshet_event;
@@ -77,8 +77,9 @@ FRESHET_API bool freshet_async_next(freshet_async *async, freshet_event *event);
 /* How many calls are under way, forgotten ones included. */
 FRESHET_API uint32_t freshet_async_calls(const freshet_async *async);
 
-/* Begin a call.  FRESHET_OK: *event tells how it stands, DONE, LOAD or NONE.  A failure: it was not begun
- * (FRESHET_EINVAL, FRESHET_ENOMEM, FRESHET_EBUSY); whatever else can go wrong is in event->result when it is done.
+/* Begin a call.  FRESHET_OK: *event tells how it stands, DONE, LOAD or NONE.  A failure: it was not begun, and *event is
+ * as it was (FRESHET_EINVAL, FRESHET_ENOMEM, FRESHET_EBUSY, FRESHET_ETOOBIG); whatever else can go wrong is in
+ * event->result when it is done.
  * Options and their meaning are those of the blocking calls. */
 FRESHET_API freshet_result freshet_async_get(freshet_async *async, freshet *cache, const void *key, size_t key_size,
                                              const freshet_read_options *options, void *user, freshet_event *event);
