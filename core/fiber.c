@@ -40,7 +40,7 @@
 #if defined(FIBER_ASAN) || defined(FIBER_TSAN)
 #define STACK_SIZE ((size_t)1 << 20)
 #else
-#define STACK_SIZE ((size_t)128 << 10) /* the deepest call takes a fourth of it (async_test) */
+#define STACK_SIZE ((size_t)128 << 10) /* the deepest calls, which sign or hear replies, take 22 KiB */
 #endif
 #define STACK_GUARD  ((size_t)64 << 10) /* the largest page there is */
 #define STACKS_SPARE 64u

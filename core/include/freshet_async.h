@@ -15,7 +15,7 @@
  *
  * Threads  A freshet_async is one thread's: calls on it must not overlap.  Other threads may use the same freshet
  *          meanwhile, by blocking calls or with a freshet_async of their own.  After fork() the child opens its own:
- *          in an inherited one everything but freshet_async_close is FRESHET_EINVAL.
+ *          an inherited one can be closed and nothing else (FRESHET_EINVAL, or false).
  * Memory   What you pass in is copied and may go when the call returns, but for the cache, the `user` pointer, and
  *          on_host with its argument.  A cache is closed when none of its calls is under way.
  * Waiting  Nothing here waits for the network or for another process.  A blocking call (freshet_load) on this thread
@@ -72,7 +72,7 @@ FRESHET_API void freshet_async_close(freshet_async *async);
  * read it, nor close it. */
 FRESHET_API int freshet_async_fd(const freshet_async *async);
 /* Go on with what can go on, and tell one thing that has happened; false: nothing more for now (event->kind is
- * FRESHET_EVENT_NONE).  Call it until it says so. */
+ * FRESHET_EVENT_NONE).  Call it until it says so, or a few times a turn: the descriptor stays readable. */
 FRESHET_API bool freshet_async_next(freshet_async *async, freshet_event *event);
 /* How many calls are under way, forgotten ones included. */
 FRESHET_API uint32_t freshet_async_calls(const freshet_async *async);

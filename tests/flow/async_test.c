@@ -478,6 +478,33 @@ TEST(a_strong_write_waits_for_a_host_while_others_go_on)
     redis_stop(&redis);
 }
 
+TEST(who_takes_one_event_a_turn_gets_them_all)
+{
+    struct redis redis;
+    freshet *cache;
+    freshet_async *async = open_async(3);
+    freshet_event event = FRESHET_INIT(freshet_event);
+    struct heard heard[50];
+    int under_way = 0;
+
+    redis_start(&redis, NULL);
+    cache = host_join(fresh_dir(), &redis, 0);
+    for (int i = 0; i < 50; i++) {
+        begin_put(async, cache, i % 2 ? "a" : "b", "value", NULL, &heard[i]);
+        under_way += heard[i].kind == FRESHET_EVENT_NONE;
+    }
+    for (int looks = 0; under_way > 0; looks++) {
+        struct pollfd news = {.fd = freshet_async_fd(async), .events = POLLIN};
+
+        EXPECT(poll(&news, 1, 5000) == 1 && looks < 1000);
+        under_way -= freshet_async_next(async, &event);
+    }
+    EXPECT_EQ(freshet_async_calls(async), 0);
+    freshet_async_close(async);
+    freshet_close(cache);
+    redis_stop(&redis);
+}
+
 /* ---- to give up ---- */
 
 TEST(a_forgotten_load_lets_the_next_one_load)
