@@ -36,6 +36,7 @@
 #define LINE_CHUNK          16384u
 #define LINES_WAIT_SLACK_NS (150 * 1000000ll) /* Redis looks at a WAIT's time ten times a second */
 #define LINES_PATIENCE_NS   (250 * 1000000ll) /* to give up a connect sooner says more of the caller than of Redis */
+#define LINES_LATE_NS       (50 * 1000000ll)  /* and so does to come back later than that after its end */
 
 struct line {      /* a connection */
     atomic_int fd; /* -1: none */
@@ -428,10 +429,10 @@ static struct line *lines_spare(struct lines *lines, struct url_address *ret_add
 /* A fresh connection, greeted. */
 static freshet_result lines_connect(struct lines *lines, int64_t deadline_ns, struct line **ret_line)
 {
-    int64_t began_ns = line_now(), end_ns = began_ns + lines->connect_ms * 1000000ll;
+    int64_t began_ns = line_now(), end_ns = began_ns + lines->connect_ms * 1000000ll, now_ns;
     char where[URL_TEXT_MAX], what[96];
     struct url_address address;
-    bool has_address, hasty;
+    bool has_address, hasty, late;
     struct line *line = lines_spare(lines, &address, &has_address);
     freshet_result result;
     int error = 0;
@@ -456,9 +457,12 @@ static freshet_result lines_connect(struct lines *lines, int64_t deadline_ns, st
         return FRESHET_OK;
     }
     lines_drop(lines, line);
-    /* Who gave Redis no time to answer has learned nothing that others should believe. */
-    hasty = end_ns == deadline_ns && line_now() >= end_ns && line_now() - began_ns < LINES_PATIENCE_NS;
-    if (result == FRESHET_EREDIS || (result == FRESHET_ENET && has_address && !hasty))
+    /* Who gave Redis no time to answer, or was elsewhere when it did (an event loop that was held up), has learned
+     * nothing that others should believe. */
+    now_ns = line_now();
+    hasty = end_ns == deadline_ns && now_ns >= end_ns && now_ns - began_ns < LINES_PATIENCE_NS;
+    late = now_ns - end_ns > LINES_LATE_NS;
+    if (result == FRESHET_EREDIS || (result == FRESHET_ENET && has_address && !hasty && !late))
         lines_go_away(lines, result);
     return result;
 }

@@ -716,6 +716,28 @@ TEST(an_answer_in_time_is_heard_late)
     redis_stop(&redis);
 }
 
+/* A loop that is held up while a call of it connects says nothing of Redis. */
+TEST(a_loop_that_is_held_up_keeps_redis_from_nobody)
+{
+    struct redis redis;
+    freshet *cache;
+    freshet_async *async = open_async(0);
+    struct heard heard[2];
+
+    redis_start_tcp(&redis, NULL); /* unlike a unix socket's its connect has to be waited for */
+    snprintf(redis.url, sizeof redis.url, "redis://127.0.0.1:%d", redis.port);
+    cache = host_join(fresh_dir(), &redis, 0);
+    begin_get(async, cache, "a", NULL, &heard[0]);
+    begin_get(async, cache, "b", NULL, &heard[1]);
+    usleep(1200000); /* deadline and connect_ms are a second */
+    (void)await(async, &heard[0]);
+    (void)await(async, &heard[1]);
+    EXPECT_EQ(host_put(cache, "key", "value"), FRESHET_OK);
+    freshet_async_close(async);
+    freshet_close(cache);
+    redis_stop(&redis);
+}
+
 /* A host program that closes our sockets while it has copies of them: the kernel goes on telling of those. */
 TEST(a_socket_closed_behind_our_back_is_told_of_in_vain)
 {
