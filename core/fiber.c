@@ -18,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -81,6 +82,7 @@ struct fiber {
 
 struct fibers {
     int epoll_fd, timer_fd, event_fd;
+    struct stat epoll_was, timer_was, event_was; /* the host program may have closed them, and have its own there */
     int64_t timer_ns; /* what the timer is set to; NEVER: not */
     struct fiber *ready, **ready_last;
     struct fiber **heap; /* sleepers, the earliest first; from 1 */
@@ -623,6 +625,23 @@ void wait_leave(void)
 
 /* ---- the loop ---- */
 
+/* Note what a new descriptor is; -1 stays -1. */
+static int fd_note(int fd, struct stat *ret_was)
+{
+    if (fd >= 0 && fstat(fd, ret_was) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static bool fd_is_ours(int fd, const struct stat *was)
+{
+    struct stat is;
+
+    return fd >= 0 && fstat(fd, &is) == 0 && is.st_dev == was->st_dev && is.st_ino == was->st_ino;
+}
+
 freshet_result fibers_open(struct fibers **ret_fibers, uint32_t asks_max)
 {
     struct fibers *fibers = calloc(1, sizeof *fibers);
@@ -635,9 +654,9 @@ freshet_result fibers_open(struct fibers **ret_fibers, uint32_t asks_max)
     fibers->ready_last = &fibers->ready;
     fibers->line_last = &fibers->line;
     fibers->slots = asks_max;
-    fibers->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    fibers->timer_fd = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
-    fibers->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fibers->epoll_fd = fd_note(epoll_create1(EPOLL_CLOEXEC), &fibers->epoll_was);
+    fibers->timer_fd = fd_note(timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK), &fibers->timer_was);
+    fibers->event_fd = fd_note(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), &fibers->event_was);
     if (fibers->epoll_fd < 0 || fibers->timer_fd < 0 || fibers->event_fd < 0)
         goto fail;
     watch.data.u64 = WATCH_TIMER;
@@ -658,11 +677,11 @@ void fibers_close(struct fibers *fibers)
 {
     if (!fibers)
         return;
-    if (fibers->epoll_fd >= 0)
+    if (fd_is_ours(fibers->epoll_fd, &fibers->epoll_was))
         close(fibers->epoll_fd);
-    if (fibers->timer_fd >= 0)
+    if (fd_is_ours(fibers->timer_fd, &fibers->timer_was))
         close(fibers->timer_fd);
-    if (fibers->event_fd >= 0)
+    if (fd_is_ours(fibers->event_fd, &fibers->event_was))
         close(fibers->event_fd);
     while (fibers->stacks_count)
         munmap(fibers->stacks[--fibers->stacks_count], STACK_GUARD + STACK_SIZE);
@@ -680,6 +699,8 @@ void fibers_nudge(struct fibers *fibers)
     const uint64_t one = 1;
     ssize_t rc;
 
+    if (!fd_is_ours(fibers->event_fd, &fibers->event_was))
+        return;
     do
         rc = write(fibers->event_fd, &one, sizeof one);
     while (rc < 0 && errno == EINTR);

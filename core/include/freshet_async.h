@@ -77,8 +77,8 @@ FRESHET_API bool freshet_async_next(freshet_async *async, freshet_event *event);
 /* How many calls are under way, forgotten ones included. */
 FRESHET_API uint32_t freshet_async_calls(const freshet_async *async);
 
-/* Begin a call.  FRESHET_OK: *event tells how it stands, DONE, LOAD or NONE.  A failure: it was not begun, and *event is
- * as it was (FRESHET_EINVAL, FRESHET_ENOMEM, FRESHET_EBUSY, FRESHET_ETOOBIG); whatever else can go wrong is in
+/* Begin a call.  FRESHET_OK: *event tells how it stands, DONE, LOAD or NONE.  A failure: it was not begun, and *event
+ * is as it was (FRESHET_EINVAL, FRESHET_ENOMEM, FRESHET_EBUSY, FRESHET_ETOOBIG); whatever else can go wrong is in
  * event->result when it is done.
  * Options and their meaning are those of the blocking calls. */
 FRESHET_API freshet_result freshet_async_get(freshet_async *async, freshet *cache, const void *key, size_t key_size,

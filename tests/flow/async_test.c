@@ -773,6 +773,27 @@ TEST(a_socket_closed_behind_our_back_is_told_of_in_vain)
     redis_stop(&redis);
 }
 
+TEST(a_file_in_place_of_a_descriptor_of_ours_is_not_written_to)
+{
+    freshet *cache = host_solo(fresh_dir(), 0);
+    freshet_async *async;
+    struct heard first, second;
+    FILE *file = tmpfile();
+    int next = dup(fileno(file));
+
+    close(next);
+    EXPECT_EQ(freshet_async_open(&async, NULL), FRESHET_OK);
+    EXPECT(freshet_async_fd(async) == next && dup2(fileno(file), next + 1) >= 0 && dup2(fileno(file), next + 2) >= 0);
+    begin_load(async, cache, "key", NULL, &first);
+    begin_load(async, cache, "key", NULL, &second);
+    answer(async, &first, "value");
+    EXPECT(lseek(fileno(file), 0, SEEK_END) == 0);
+    freshet_async_forget(async, second.call);
+    freshet_async_close(async);
+    EXPECT(lseek(next + 2, 0, SEEK_END) == 0); /* nor closed */
+    freshet_close(cache);
+}
+
 TEST(too_many_calls_are_refused)
 {
     freshet *cache = host_solo(fresh_dir(), 0);
