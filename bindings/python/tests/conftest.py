@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -40,9 +41,28 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--loglevel", "warning"]
+        command = [
+            "redis-server",
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--save",
+            "",
+            "--loglevel",
+            "warning",
+        ]
         self._process = subprocess.Popen(command, cwd=self._where, stdout=subprocess.DEVNULL)
         until(self.socket.exists, "redis-server's socket")
+
+    def pause(self) -> None:
+        """It goes on listening, and answers nothing until resume."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:
