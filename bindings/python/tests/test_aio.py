@@ -69,10 +69,13 @@ def test_every_call_has_its_answer(hosts: Hosts, run: Run) -> None:
         assert change.result == "OK" and change.token
         assert await b.aio.get("k", token=change.token) == b"1"
         assert (await b.aio.lookup("k", level="latest")).source == "redis"
-        for void in (
-            lambda: a.aio.invalidate("k", "l"), lambda: a.aio.invalidate_tags("t"), lambda: a.aio.clear_namespace("n"),
+        voids: list[Callable[[], Awaitable[freshet.Change]]] = [
+            lambda: a.aio.invalidate("k", "l"),
+            lambda: a.aio.invalidate_tags("t"),
+            lambda: a.aio.clear_namespace("n"),
             a.aio.clear,
-        ):  # fmt: skip
+        ]
+        for void in voids:
             await a.aio.set("k", b"1", tags=["t"], namespace="n")
             token = (await void()).token
             assert not (await b.aio.lookup("k", token=token)).found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,12 +236,13 @@ def test_closing_waits_for_nobody_and_pulls_nothing_away(opener: Opener) -> None
 
 
 def test_tags_namespaces_and_clear(cache: freshet.Cache) -> None:
-    for void in (
+    voids: list[Callable[[], freshet.Change]] = [
         lambda: cache.invalidate_tags("t1"),
         lambda: cache.clear_namespace("n"),
         cache.clear,
         lambda: cache.invalidate("x", "k"),
-    ):
+    ]
+    for void in voids:
         cache.set("k", b"v", tags=["t1", "t2"], namespace="n")
         cache.set("free", b"v")
         assert cache.get("k") == b"v"

@@ -57,7 +57,7 @@ def test_a_child_of_a_fleets_host(hosts: Hosts) -> None:
 
     def work() -> bool:
         token = a.set("k", b"2", deadline=10).token
-        return a.get("k", token=token) == b"2"
+        return bool(a.get("k", token=token) == b"2")
 
     in_child(work)
     assert b.get("k", level="latest") == b"2"

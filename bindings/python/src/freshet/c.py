@@ -30,8 +30,17 @@ if TYPE_CHECKING:
 
     from ._freshet import ChangeOptions, GuardOptions, Key, LoadOptions, PutOptions, ReadOptions
 
-Result = enum.IntEnum("Result", _freshet._results())  # type: ignore[misc]
-"""freshet_result, with its names: Result.FRESHET_OK"""
+if TYPE_CHECKING:
+
+    class _Names(enum.EnumMeta):
+        def __getattr__(cls, name: str) -> Result: ...
+
+    class Result(enum.IntEnum, metaclass=_Names):
+        """freshet_result, with its names as the library gives them: Result.FRESHET_OK."""
+
+else:
+    Result = enum.IntEnum("Result", _freshet._results())
+
 _OK = Result["FRESHET_OK"]
 _UNPROVEN = Result["FRESHET_UNPROVEN"]
 

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from . import _freshet
@@ -43,7 +43,7 @@ def watch(
     duration: float | None = None,
     connect_timeout: float | None = None,
     allow_evicting_redis: bool = False,
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Subscribe to the channels of the cache `name` and yield every frame as it comes.
 
     duration  seconds; None: until the generator is closed.  The connection's end raises NetworkError.
