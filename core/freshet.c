@@ -547,7 +547,8 @@ freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, con
         r.ops = NULL;
     result = read_first(&r, &verdict, &final);
     if (result == FRESHET_MISS) {
-        host_count(r.host, COUNT_MISSES, clock_boot_ns());
+        if (!options.tier_only || !options.probe)
+            host_count(r.host, COUNT_MISSES, clock_boot_ns());
         if (r.ops && !final)
             result = read_remote(&r);
         else if (verdict == TOO_OLD)

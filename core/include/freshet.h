@@ -197,6 +197,7 @@ typedef struct freshet_read_options {
     freshet_read_level level;
     const char *token; /* at least as new as this (freshet_change.token, freshet_token_of), or FRESHET_UNPROVEN: its
                         * history has ended, Redis has not got that far, or cannot be asked.  NULL or "": no claim */
+    bool probe; /* with tier_only: a look before the same call in earnest, which will count the miss if it is one */
 } freshet_read_options;
 
 /* Get an entry: FRESHET_OK with its value in *buf, FRESHET_ABSENT, FRESHET_STALE, or FRESHET_MISS (the buffer is then

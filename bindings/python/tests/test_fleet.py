@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conftest import Opener, Server, until
@@ -44,6 +46,22 @@ def test_tier_only_does_not_ask(hosts: Hosts) -> None:
     assert b.get("k", tier_only=True) is None
     assert b.stats().redis_hits == before
     assert b.get("k") == b"1"
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("how", ["get", "load", "tier_only"])
+def test_a_miss_is_counted_once(opener: Opener, server: Server, joined: bool, how: str) -> None:
+    """Though a look into the tier comes before the call in earnest."""
+    options: dict[str, Any] = {"url": server.url, "keyring": server.keyring} if joined else {}
+    calls: dict[str, Callable[[freshet.Cache, str], object]] = {
+        "get": lambda cache, key: cache.get(key),
+        "load": lambda cache, key: cache.get_or_load(key, lambda: b"v"),
+        "tier_only": lambda cache, key: cache.get(key, tier_only=True),
+    }
+    with opener(**options) as cache:
+        for i in range(100):
+            calls[how](cache, f"k{i}")
+    assert opener().stats().misses == 100  # what closes tells its counts
 
 
 def test_one_load_for_the_fleet(hosts: Hosts) -> None:

@@ -170,6 +170,7 @@ bool cache_peek(cache_object *self, freshet_key key, const options *o, freshet_b
 #endif
     options_read(o, &read);
     read.tier_only = true;
+    read.probe = o->load || (!o->tier_only && atomic_load(&self->joined));
     *result = freshet_get(self->cache, key.data, key.size, &read, buf, answer);
     final = *result == FRESHET_OK || *result == FRESHET_ABSENT || *result < 0 || o->tier_only ||
             (*result == FRESHET_STALE && o->level == FRESHET_READ_ANY) || !atomic_load(&self->joined);

@@ -62,6 +62,7 @@ typedef struct options {
     freshet_read_level level;
     uint32_t bound_ms, deadline_ms, ttl_ms, absent_ttl_ms, ticket_ms, hold_ms, replicas;
     bool tier_only, fixed;
+    bool load; /* what comes after a look into the tier is a load */
     freshet_wait wait;
     uint64_t source_version;
     const char *token, *name_space;

@@ -268,7 +268,7 @@ static int load_wait(cache_object *self, PyObject *key_object, PyObject *loader,
 static int load_run(cache_object *self, const char *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                     freshet_buf *buf, freshet_answer *answer, freshet_result *result)
 {
-    options o = {0};
+    options o = {.load = true};
     freshet_key key;
     int rc = 0;
 
@@ -327,7 +327,7 @@ static PyObject *cache_try_load(PyObject *op, PyObject *const *args, Py_ssize_t 
     PyObject *value = NULL;
     freshet_buf buf = {0};
     freshet_result result;
-    options o = {0};
+    options o = {.load = true};
     freshet_key key;
     bool good = true;
 
