@@ -194,7 +194,8 @@ static PyObject *frame_object(const freshet_frame_seen *frame)
     object = Py_BuildValue("(NsKIKKsKKKKN)", PyBool_FromLong(frame->verified), frame->why,
                            (unsigned long long)frame->key_id, (unsigned)frame->partition,
                            (unsigned long long)frame->epoch, (unsigned long long)frame->position,
-                           frame->verified ? frame->kind : "", (unsigned long long)(frame->verified ? frame->version : 0),
+                           frame->verified ? frame->kind : "",
+                           (unsigned long long)(frame->verified ? frame->version : 0),
                            (unsigned long long)(frame->verified ? frame->writer : 0),
                            (unsigned long long)(frame->verified ? frame->counter : 0),
                            (unsigned long long)(frame->verified ? frame->source_version : 0), hashes);
@@ -435,7 +436,8 @@ PyMethodDef module_methods[] = {
     {"_results", module_results, METH_NOARGS, "_results() -> {name: number} of all results"},
     {"_result_text", module_result_text, METH_VARARGS, "_result_text(result) -> its meaning in a sentence"},
     {"keygen", (PyCFunction)(void (*)(void))module_keygen, METH_VARARGS | METH_KEYWORDS,
-     "keygen(path, like=None)\n\nWrite a new keyring to `path`, which must not exist; with `like`, for that one's fleet."},
+     "keygen(path, like=None)\n\nWrite a new keyring to `path`, which must not exist; with `like`, for that one's "
+     "fleet."},
     {"key_hash", module_key_hash, METH_VARARGS, "key_hash(name, key) -> the 16 bytes by which frames name the key"},
     {"tag_hash", (PyCFunction)(void (*)(void))module_tag_hash, METH_VARARGS | METH_KEYWORDS,
      "tag_hash(name, tag, *, namespace=False) -> the same for a tag or a namespace"},

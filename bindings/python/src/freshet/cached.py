@@ -223,7 +223,9 @@ class Cacheds:
         self._given = (cache, key, tags, request, options)
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncCachedFunction[P, R]: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Awaitable[R]]
+    ) -> AsyncCachedFunction[P, R]: ...
 
     @overload
     def __call__(self, function: Callable[P, R]) -> CachedFunction[P, R]: ...
