@@ -141,8 +141,10 @@ static int call_finish(call_object *c, freshet_event *event)
     int rc = 0;
 
     c->result = event->result;
-    c->answer = event->answer;
-    c->change = event->change;
+    if (event->answer)
+        c->answer = *event->answer;
+    if (event->change)
+        c->change = *event->change;
     if (event->result < 0)
         rc = (c->sentence = PyUnicode_FromString(event->error ? event->error : "")) ? 0 : -1;
     else if (c->kind == CALL_GUARD && event->guard)
