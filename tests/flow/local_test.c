@@ -220,6 +220,28 @@ TEST(every_answer_tells_where_it_came_from)
     freshet_close(cache);
 }
 
+/* Who looks before he asks in earnest (a binding that may not wait under its interpreter's lock) is one reader. */
+TEST(a_look_before_the_call_in_earnest_counts_its_hit_and_not_its_miss)
+{
+    freshet *cache = host_solo(fresh_dir(), 0);
+    freshet_read_options look = FRESHET_INIT(freshet_read_options);
+    freshet_stats stats;
+
+    look.tier_only = true;
+    EXPECT_EQ(freshet_get(cache, "k", 1, &look, NULL, NULL), FRESHET_MISS);
+    look.probe = true;
+    EXPECT_EQ(freshet_get(cache, "k", 1, &look, NULL, NULL), FRESHET_MISS);
+    look.tier_only = false; /* then it is the call in earnest */
+    EXPECT_EQ(freshet_get(cache, "k", 1, &look, NULL, NULL), FRESHET_MISS);
+    EXPECT_EQ(host_put(cache, "k", "v"), FRESHET_OK);
+    look.tier_only = true;
+    EXPECT_EQ(freshet_get(cache, "k", 1, &look, NULL, NULL), FRESHET_OK);
+    EXPECT_EQ(freshet_flush(cache, 5000), FRESHET_OK);
+    stats = host_stats(cache);
+    EXPECT(stats.misses == 2 && stats.hits == 1);
+    freshet_close(cache);
+}
+
 TEST(many_invalidations_and_a_clear)
 {
     freshet *cache = host_solo(fresh_dir(), 0);
