@@ -546,6 +546,10 @@ void freshet_async_close(freshet_async *async)
     if (!async)
         return;
     if (async->pid == getpid()) {
+        if (async->busy) { /* it would wait for itself */
+            say(FRESHET_ERROR, "freshet_async_close was called from a callback of its own calls: it is not closed");
+            return;
+        }
         async->busy = true;
         for (struct freshet_call *call = async->calls; call; call = next) {
             next = call->next; /* to forget one ends or starts no other */
@@ -561,8 +565,11 @@ void freshet_async_close(freshet_async *async)
                 (void)poll(&news, 1, CLOSE_LOOK_MS);
         }
     }
-    while (async->calls) /* of a child: those of its parent */
+    while (async->calls) { /* of a child: those of its parent */
+        if (!async->calls->done)
+            fiber_abandon(async->calls->fiber);
         call_free(async->calls);
+    }
     fibers_close(async->fibers);
     free(async);
 }
@@ -629,6 +636,31 @@ static freshet_result call_begin_change(freshet_async *async, freshet *cache, en
     return call_begin(async, cache, kind, given, &options, sizeof options, user, event);
 }
 
+/* A first look, without a call: a hit in the tier needs no stack of its own.  FRESHET_MISS: it was none. */
+static freshet_result async_look(freshet_async *async, freshet *cache, const freshet_key *key,
+                                 freshet_read_options *look, void *user, freshet_event *event)
+{
+    freshet_event full = {.kind = FRESHET_EVENT_DONE, .user = user, .error = ""};
+    freshet_result result = async_check(async, event);
+
+    if (result != FRESHET_OK)
+        return result;
+    if (!cache || !event || look->tier_only || look->level == FRESHET_READ_LATEST)
+        return FRESHET_MISS;
+    look->tier_only = look->probe = true;
+    async->answer.struct_size = sizeof async->answer;
+    full.result = freshet_get(cache, key->data, key->size, look, &full.value, &async->answer);
+    look->tier_only = look->probe = false;
+    if (full.result != FRESHET_OK && full.result != FRESHET_ABSENT) {
+        freshet_buf_free(&full.value);
+        return FRESHET_MISS;
+    }
+    full.answer = &async->answer;
+    full.struct_size = event->struct_size;
+    memcpy(event, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);
+    return FRESHET_OK;
+}
+
 freshet_result freshet_async_get(freshet_async *async, freshet *cache, const void *key, size_t key_size,
                                  const freshet_read_options *read, void *user, freshet_event *event)
 {
@@ -639,6 +671,8 @@ freshet_result freshet_async_get(freshet_async *async, freshet *cache, const voi
     if (result != FRESHET_OK || (result = changing_key_check(key, key_size)) != FRESHET_OK)
         return result;
     options.struct_size = sizeof options;
+    if ((result = async_look(async, cache, &given.key, &options, user, event)) != FRESHET_MISS)
+        return result;
     given.token = options.token;
     return call_begin(async, cache, CALL_GET, &given, &options, sizeof options, user, event);
 }
@@ -647,12 +681,17 @@ freshet_result freshet_async_load(freshet_async *async, freshet *cache, const vo
                                   const freshet_load_options *load, void *user, freshet_event *event)
 {
     freshet_load_options options;
+    freshet_read_options look;
     struct given given = {.key = {key, key_size}};
     freshet_result result = options_take(&options, sizeof options, load, "freshet_load_options");
 
     if (result != FRESHET_OK || (result = changing_key_check(key, key_size)) != FRESHET_OK)
         return result;
     options.struct_size = sizeof options;
+    look = (freshet_read_options){
+        .struct_size = sizeof look, .bound_ms = options.bound_ms, .level = options.level, .token = options.token};
+    if ((result = async_look(async, cache, &given.key, &look, user, event)) != FRESHET_MISS)
+        return result;
     given.token = options.token;
     given.tags = options.tags;
     given.tag_count = options.tag_count;

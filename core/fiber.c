@@ -313,6 +313,11 @@ static void fiber_free(struct fiber *fiber)
     free(fiber);
 }
 
+void fiber_abandon(struct fiber *fiber)
+{
+    fiber_free(fiber);
+}
+
 /* Until it waits, or has come to its end. */
 static void fiber_go(struct fiber *fiber)
 {

@@ -52,6 +52,8 @@ void fiber_suspend(void);
 void fiber_resume(struct fiber *fiber);
 struct fiber *fiber_self(void);
 
+/* In a child after fork(): free one of the parent's, which will not go on here. */
+void fiber_abandon(struct fiber *fiber);
 /* In a child after fork(): nobody waits any more. */
 void fibers_after_fork(void);
 

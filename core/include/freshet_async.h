@@ -65,7 +65,7 @@ typedef struct freshet_event {
 /* FRESHET_ENOMEM, FRESHET_EIO (no descriptors left). */
 FRESHET_API freshet_result freshet_async_open(freshet_async **ret_async, const freshet_async_options *options);
 /* Bring all that is under way to its end (a running load fails, everything else has its deadline, for which this
- * waits), tell nobody, free.  A NULL is welcome. */
+ * waits), tell nobody, free.  A NULL is welcome.  Not from on_host or the log callback, where nothing happens. */
 FRESHET_API void freshet_async_close(freshet_async *async);
 
 /* Readable when freshet_async_next should be called.  Watch it (poll, epoll, kqueue's like: level-triggered); do not

@@ -153,6 +153,7 @@ TEST(what_is_in_the_tier_is_answered_at_once)
 {
     freshet *cache = host_solo(fresh_dir(), 0);
     freshet_async *async = open_async(0);
+    freshet_stats stats;
     struct heard heard;
 
     EXPECT_EQ(host_put(cache, "key", "value"), FRESHET_OK);
@@ -164,6 +165,9 @@ TEST(what_is_in_the_tier_is_answered_at_once)
     begin_get(async, cache, "other", NULL, &heard);
     EXPECT(heard.kind == FRESHET_EVENT_DONE && heard.result == FRESHET_MISS);
     EXPECT(!turn(async, 20)); /* nothing comes after */
+    EXPECT_EQ(freshet_flush(cache, 5000), FRESHET_OK);
+    stats = host_stats(cache);
+    EXPECT(stats.hits == 2 && stats.misses == 1);
     freshet_async_close(async);
     freshet_close(cache);
 }
