@@ -39,8 +39,7 @@ def fresh_folder(prefix: str = "freshet-", shared_memory: bool = False) -> str:
 # Starts the program, says its process id, and ends it when standard input ends: when `Child.end` says so, or when the
 # test's process is gone, however it went.
 _KEEPER = """
-"$@" </dev/null &
-echo $!
+/bin/sh -c 'echo $$; exec "$@"' sh "$@" </dev/null &
 read -r line
 kill -CONT $! 2>/dev/null
 kill $! 2>/dev/null
