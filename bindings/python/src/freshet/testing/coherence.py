@@ -48,6 +48,7 @@ class Coherence(History):
         writers: int = 1,
         pause: float = 0.001,
         seed: int = 1,
+        misses: Sequence[Any] = (),
     ) -> Verdict:
         """Read and write `keys` at once from everywhere, note all of it, and return how that stands (within 0).
 
@@ -57,9 +58,10 @@ class Coherence(History):
 
         seconds    how long         readers, writers   so many in each process, threads or tasks
         pause      seconds between one's calls         seed   of the order of keys
+        misses     what a read gives that has found nothing, if that is no answer: a bare `cache.get` gives (None,)
         A read that raises ends it and raises here; a write that raises is one of unknown fate.
         """
-        load = Load(list(keys), seconds, readers, writers, pause, seed)
+        load = Load(list(keys), seconds, readers, writers, pause, seed, tuple(misses))
         if hosts is None:
             self._drive_here(load, read, write)
         else:

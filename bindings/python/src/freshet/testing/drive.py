@@ -19,7 +19,10 @@ from .oracle import NEVER, Event, now
 
 @dataclass(frozen=True)
 class Load:
-    """What to drive: `seconds` long, so many `readers` and `writers` each with a `pause` (s) between its calls."""
+    """What to drive: `seconds` long, so many `readers` and `writers` each with a `pause` (s) between its calls.
+
+    A read that gives one of `misses` has read nothing, and is not noted.
+    """
 
     keys: Sequence[Any]
     seconds: float
@@ -27,6 +30,7 @@ class Load:
     writers: int
     pause: float
     seed: int
+    misses: Sequence[Any] = ()
 
 
 class _Noted:
@@ -47,6 +51,8 @@ class _Noted:
         return (key,) if self.kind == "read" else (key, f"{key} by {self.by}.{self.number}, {len(self.events)}")
 
     def note(self, args: tuple[Any, ...], result: Any, begun: float, ended: float) -> None:
+        if self.kind == "read" and result in self.load.misses:
+            return
         self.events.append(Event(self.kind, args[0], result if self.kind == "read" else args[1], begun, ended, self.by))
 
     def failed(self, args: tuple[Any, ...], begun: float, error: BaseException) -> None:
