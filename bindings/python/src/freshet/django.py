@@ -210,43 +210,54 @@ class FreshetCache(BaseCache):
         """Forget everything in this cache, whatever the prefix and version, on all hosts."""
         self.freshet.clear()
 
-    # ---- asynchronous: a hit in this host's memory waits for nobody, all else runs in a thread as Django's own does
+    # ---- asynchronous: on the event loop (freshet.aio); what holds a lock runs in a thread, as Django's own does
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
-        made = self.make_and_validate_key(key, version=version)
-        value = self.freshet.get(made, self._missing_key, tier_only=True)
-        if value is not self._missing_key:
-            return value
-        return await sync_to_async(self.freshet.get, thread_sensitive=False)(made, default)
+        return await self.freshet.aio.get(self.make_and_validate_key(key, version=version), default)
 
     async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         return await sync_to_async(self.add, thread_sensitive=False)(key, value, timeout, version)
 
     async def aset(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
-        await sync_to_async(self.set, thread_sensitive=False)(key, value, timeout, version)
+        await self._aset(self.make_and_validate_key(key, version=version), value, self._ttl(timeout))
+
+    async def _aset(self, made: str, value: Any, ttl: float | None) -> bool:
+        if ttl is not None and ttl <= 0:
+            await self.freshet.aio.invalidate(made)
+            return True
+        return (await self.freshet.aio.set(made, value, ttl=ttl)).result == "OK"
 
     async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         return await sync_to_async(self.touch, thread_sensitive=False)(key, timeout, version)
 
     async def adelete(self, key: Any, version: int | None = None) -> bool:
-        return await sync_to_async(self.delete, thread_sensitive=False)(key, version)
+        made = self.make_and_validate_key(key, version=version)
+        there = (await self.freshet.aio.lookup(made)).found
+        await self.freshet.aio.invalidate(made)
+        return there
 
     async def ahas_key(self, key: Any, version: int | None = None) -> bool:
-        return await sync_to_async(self.has_key, thread_sensitive=False)(key, version)
+        return (await self.freshet.aio.lookup(self.make_and_validate_key(key, version=version))).found
 
     async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         return await sync_to_async(self.incr, thread_sensitive=False)(key, delta, version)
 
     async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        return await sync_to_async(self.get_many, thread_sensitive=False)(keys, version)
+        made = {key: self.make_and_validate_key(key, version=version) for key in keys}
+        found = await self.freshet.aio.get_many(made.values())
+        return {key: found[name] for key, name in made.items() if name in found}
 
     async def aset_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
-        return await sync_to_async(self.set_many, thread_sensitive=False)(data, timeout, version)
+        made = {key: self.make_and_validate_key(key, version=version) for key in data}
+        ttl = self._ttl(timeout)
+        return [key for key, value in data.items() if not await self._aset(made[key], value, ttl)]
 
     async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
-        await sync_to_async(self.delete_many, thread_sensitive=False)(keys, version)
+        made = [self.make_and_validate_key(key, version=version) for key in keys]
+        if made:
+            await self.freshet.aio.invalidate(*made)
 
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -254,4 +265,4 @@ class FreshetCache(BaseCache):
         return await sync_to_async(self.get_or_set, thread_sensitive=False)(key, default, timeout, version)
 
     async def aclear(self) -> None:
-        await sync_to_async(self.clear, thread_sensitive=False)()
+        await self.freshet.aio.clear()

@@ -131,6 +131,11 @@ class Lock:
         if self.cache.get(self.key, level="latest") == mine:
             self.cache.invalidate(self.key)
 
+    @property
+    def held(self) -> bool:
+        """Taken by this object, and not let go (it may have ended by itself)."""
+        return self._mine is not None
+
     def locked(self) -> bool:
         """Somebody has it."""
         return bool(self.cache.lookup(self.key, level="latest").found)
