@@ -1,0 +1,164 @@
+"""The example service: two hosts of two true workers each, under load; what a client has written it reads, anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import pytest
+
+from freshet.testing import Coherence, HostInfo, Hosts, servers
+from freshet.testing.steps import until
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+HERE = Path(__file__).resolve().parent
+EXAMPLE = HERE.parent / "examples" / "service"
+
+
+class Reply(NamedTuple):
+    """What a request was answered."""
+
+    status: int
+    body: Any
+    headers: Any
+
+
+class Service:
+    """One host's server, as a client sees it."""
+
+    def __init__(self, host: HostInfo, words: list[str]) -> None:
+        self.port = servers.free_port()
+        environment = {
+            **os.environ,
+            "SHOP_REDIS": str(host.redis),
+            "SHOP_KEYRING": str(host.keyring),
+            "SHOP_TIER": os.path.join(host.dir, "tier"),
+            "SHOP_DATABASE": os.path.join(host.shared, "shop.db"),
+            "PYTHONPATH": os.pathsep.join([str(EXAMPLE), str(HERE), *sys.path]),
+        }
+        words = [word.format(port=self.port) for word in words]
+        self.log = os.path.join(host.dir, "log")
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *words], env=environment, stdout=log, stderr=log, cwd=host.dir
+            )
+
+    def ask(self, path: str, put: Any = None, headers: Any = None) -> Reply:
+        """One request, on a connection of its own, so that any worker may take it."""
+        data = None if put is None else json.dumps(put).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            data,
+            {"Content-Type": "application/json", **(headers or {})},
+            method="GET" if put is None else "PUT",
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20.0) as reply:
+                return Reply(reply.status, json.load(reply), reply.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return Reply(error.code, json.load(error), error.headers)
+
+    def answers(self) -> bool:
+        """It does; AssertionError with its log when it has ended instead."""
+        assert self.process.poll() is None, Path(self.log).read_text()[-3000:]
+        with suppress(OSError):
+            return bool(self.ask("/health").body["proven"])
+        return False
+
+    def workers(self) -> set[int]:
+        """Who has answered, of many requests."""
+        return {self.ask("/health").body["worker"] for _ in range(20)}
+
+    def read(self, number: int) -> Any:
+        reply = self.ask(f"/items/{number}")
+        return reply.body["name"] if reply.status == 200 else None
+
+    def write(self, number: int, name: str) -> None:
+        assert self.ask(f"/items/{number}", {"name": name, "price": 1}).status == 200
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(servers.START)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+UVICORN = ["uvicorn", "app:app", "--workers", "2", "--port", "{port}", "--log-level", "warning"]
+GUNICORN = ["gunicorn", "-k", "uvicorn.workers.UvicornWorker", "-w", "2", "-b", "127.0.0.1:{port}", "--preload"]
+SERVERS = [
+    pytest.param(UVICORN, id="uvicorn --workers 2"),
+    pytest.param([*GUNICORN, "app:app"], id="gunicorn --preload"),
+    pytest.param([*GUNICORN, "service_preloaded:app"], id="gunicorn --preload, cache opened before the fork"),
+]
+
+
+@pytest.fixture
+def services(freshet_hosts: Hosts) -> Iterator[Callable[[list[str]], list[Service]]]:
+    """Two hosts, each with a server of two workers."""
+    started: list[Service] = []
+
+    def start(words: list[str]) -> list[Service]:
+        pytest.importorskip(words[0])
+        for host in freshet_hosts(2):
+            started.append(Service(host.info, words))
+        for service in started:
+            until(service.answers, 30.0, "the service answers")
+        return started
+
+    yield start
+    for service in started:
+        service.close()
+
+
+@pytest.mark.parametrize("words", SERVERS)
+def test_two_hosts_of_two_workers_are_coherent_under_load(
+    services: Callable[[list[str]], list[Service]], words: list[str], assert_coherent: Coherence
+) -> None:
+    a, b = services(words)
+    until(lambda: len(a.workers()) == 2, 20.0, "both workers answer")
+    for number in range(1, 4):
+        with assert_coherent.writing(number, "first"):
+            a.write(number, "first")
+    places = {"A": a.read, "B": b.read}
+    assert_coherent.drive(places, a.write, keys=range(1, 4), seconds=2.0, pause=0.002)
+    assert assert_coherent(within=0.5).reads > 50
+    assert a.process.poll() is None
+    assert not re.search("Traceback|Segmentation|ERROR", Path(a.log).read_text())
+
+
+def test_what_a_client_has_written_it_reads_on_the_other_host(services: Callable[[list[str]], list[Service]]) -> None:
+    a, b = services(UVICORN)
+    for number in range(30):
+        a.ask("/items/7")
+        b.ask("/items/7")  # now both have it in memory
+        reply = a.ask("/items/7", {"name": f"number {number}", "price": number})
+        cookie = reply.headers["Set-Cookie"].partition(";")[0]
+        with_cookie = b.ask("/items/7", headers={"Cookie": cookie})
+        assert with_cookie.body["name"] == f"number {number}"
+        with_header = b.ask("/items/7", headers={"Freshet-Token": reply.headers["Freshet-Token"]})
+        assert with_header.body["name"] == f"number {number}"
+
+
+def test_what_is_not_there_and_what_clients_make_up(services: Callable[[list[str]], list[Service]]) -> None:
+    a, b = services(UVICORN)
+    assert a.ask("/items/99").status == 404
+    again = a.ask("/items/99")
+    assert again.status == 404
+    b.write(99, "there now")
+    until(lambda: a.read(99) == "there now", 5.0, "the other host sees that it is there now")
+    assert a.ask("/items/99", headers={"Cookie": "freshet=%00garbage", "Freshet-Token": "nonsense"}).status == 200
+    until(lambda: a.ask("/items/99").headers["Freshet-Source"] == "tier", 5.0, "it is answered from memory")
