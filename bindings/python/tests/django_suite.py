@@ -43,7 +43,7 @@ def suite(cache_options: dict[str, Any]) -> Any:
     cases = [override_settings(CACHES=caches)(base)]
 
     # The asynchronous ones are written for the dummy cache, which keeps nothing: only this one asks of all backends.
-    class FreshetAsync(TestCase):
+    class FreshetAsync(TestCase):  # type: ignore[misc]
         async def test_asynchronous_methods(self) -> None:
             await cache.aset("a", 1)
             self.assertEqual(await cache.aget("a"), 1)

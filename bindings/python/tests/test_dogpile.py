@@ -13,7 +13,7 @@ from freshet.testing import Hosts, Redis, RedisServer, Steps, point, servers, st
 from freshet.testing.hosts import keyring
 
 pytest.importorskip("dogpile.cache")
-fixtures = pytest.importorskip("dogpile.testing.fixtures")
+fixtures: Any = pytest.importorskip("dogpile.testing.fixtures")
 
 from dogpile.cache import CacheRegion, make_region  # noqa: E402
 from dogpile.cache.api import NO_VALUE  # noqa: E402

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dogpile.cache.api import NO_VALUE, BytesBackend, CacheMutex, KeyType, SerializedReturnType
@@ -164,7 +164,7 @@ class FreshetBackend(BytesBackend):
         value: SerializedReturnType = self.cache.get(key, NO_VALUE)
         return value
 
-    def get_serialized_multi(self, keys: Sequence[KeyType]) -> Sequence[SerializedReturnType]:
+    def get_serialized_multi(self, keys: Iterable[KeyType]) -> Sequence[SerializedReturnType]:
         return [self.get_serialized(key) for key in keys]
 
     def set_serialized(self, key: KeyType, value: bytes) -> None:
@@ -178,6 +178,7 @@ class FreshetBackend(BytesBackend):
     def delete(self, key: KeyType) -> None:
         self.cache.invalidate(key)
 
-    def delete_multi(self, keys: Sequence[KeyType]) -> None:
-        if keys:
-            self.cache.invalidate(*keys)
+    def delete_multi(self, keys: Iterable[KeyType]) -> None:
+        names = list(keys)
+        if names:
+            self.cache.invalidate(*names)
