@@ -70,7 +70,9 @@ class Catalog:
     def __init__(self, host: Any) -> None:
         tier = os.path.join(host.dir, "tier")
         arguments = {"url": host.redis, "keyring": host.keyring, "dir": tier, "deadline": 5.0, "lock_timeout": 2.0}
-        self.region: CacheRegion = make_region().configure("dogpile.cache.freshet", arguments=arguments)
+        self.region: CacheRegion = make_region().configure(
+            "dogpile.cache.freshet", expiration_time=300, arguments=arguments
+        )
 
     def read(self, value: str) -> Any:
         def create() -> str:
@@ -78,6 +80,10 @@ class Catalog:
             return value
 
         return self.region.get_or_create("item", create)
+
+    def expire(self) -> None:
+        """What is there now is too old from now on, and may still be served while one renews it."""
+        self.region.invalidate(hard=False)
 
     def change(self) -> None:
         self.region.delete("item")
@@ -109,6 +115,19 @@ def test_what_a_deletion_has_overtaken_is_not_kept(freshet_hosts: Hosts, freshet
         b.call("change")
     assert first.result() == "old"
     assert a.call("read", "new") == b.call("read", "newer") == "new"
+
+
+def test_while_one_renews_an_expired_value_the_others_have_the_old(freshet_hosts: Hosts, freshet_steps: Steps) -> None:
+    a, b = freshet_hosts(2, setup=Catalog)
+    assert a.call("read", "old") == "old"
+    b.call("expire")
+    a.call("expire")
+    with freshet_steps.freeze("creating") as frozen:
+        first = a.start("read", "new")
+        frozen.reached()
+        assert b.call("read", "b's") == "old"
+    assert first.result() == "new"
+    assert freshet_steps.passed("creating") == 2
 
 
 def test_a_creator_that_fails_leaves_nothing_and_holds_nobody(freshet_hosts: Hosts) -> None:

@@ -20,13 +20,13 @@ SETUPS = [pytest.param(django_hosts.cache, id="fleet"), pytest.param(django_host
 def test_of_all_who_add_one_is_told_so(freshet_hosts: Hosts, setup: Callable[..., freshet.Cache]) -> None:
     hosts = freshet_hosts(2, setup=setup, processes=2)
     calls = [
-        host.start(django_hosts.adds, 50, f"{host.name}{process}{thread}", process=process)
+        host.start(django_hosts.adds, 400, f"{host.name}{process}{thread}", process=process)
         for host in hosts
         for process in (0, 1)
         for thread in (0, 1)
     ]
     told = [call.result() for call in calls]
-    assert [sum(winners) for winners in zip(*told)] == [1] * 50
+    assert [sum(winners) for winners in zip(*told)] == [1] * 400
 
 
 @pytest.mark.parametrize("setup", SETUPS)

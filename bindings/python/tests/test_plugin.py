@@ -389,6 +389,16 @@ def test_writes_that_overlap_or_failed_may_be_read_in_either_order() -> None:
     assert [stale.read.value for stale in history.judge(0.5).stale] == [1, 2]
 
 
+def test_of_later_writes_the_one_that_returned_first_counts() -> None:
+    """The next write to begin takes long; one that began behind it has returned already."""
+    history = History()
+    history.wrote("k", 1, 0.0, 0.1)
+    history.wrote("k", 2, 0.2, 9.0)
+    history.wrote("k", 3, 0.3, 0.4)
+    history.read("k", 1, 5.0, 5.1)
+    assert [stale.seconds for stale in history.judge(0.5).stale] == [pytest.approx(4.6)]
+
+
 def test_what_nobody_wrote_and_what_is_not_written_yet_is_told() -> None:
     history = History()
     history.read("k", "first", 0.0, 0.1)  # taken for what was there before

@@ -10,16 +10,12 @@ and `incr`, dogpile's mutex.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Callable
+from typing import Any
 
 from .answers import Answer
 from .cache import Cache, Key
@@ -37,20 +33,6 @@ def add(cache: Cache, key: Key, value: Any, *, ttl: float | None = None, deadlin
     seconds, as then nothing is stored.  ttl: seconds; None: the cache's.  Costs two round trips to Redis when it is
     stored, one when not.
     """
-    if not cache.stats().fleet:
-        with _alone_on_host(cache):
-            return _add(cache, key, value, ttl, deadline, _in_tier)
-    return _add(cache, key, value, ttl, deadline, lambda _cache, _key, answer: bool(answer.token()))
-
-
-def _add(
-    cache: Cache,
-    key: Key,
-    value: Any,
-    ttl: float | None,
-    deadline: float | None,
-    kept: Callable[[Cache, Key, Answer], bool],
-) -> bool:
     for _ in range(_TRIES):
         mine = False
 
@@ -62,7 +44,7 @@ def _add(
         answer = cache.load(key, load, ttl=ttl, level="latest", deadline=deadline)
         if not mine:
             return False
-        if kept(cache, key, answer):
+        if answer.token() if cache.stats().fleet else _in_tier(cache, key, answer):
             return True
         # It was overtaken by a change of the key, or Redis is away; if there is an entry now, it is another's.
         if not cache.proven:
@@ -71,21 +53,13 @@ def _add(
 
 
 def _in_tier(cache: Cache, key: Key, answer: Answer) -> bool:
-    """Without a fleet what was loaded is nowhere but in the tier, once the library has written it there."""
+    """Without a fleet what was loaded is nowhere but in the tier, once the library has written it there.
+
+    Nobody else's loader is called meanwhile: a load goes on, for all who wait for it, until its result is in place.
+    """
     cache.flush()
     now = cache.lookup(key, tier_only=True)
     return bool(now.found) and now.version == answer.version
-
-
-@contextlib.contextmanager
-def _alone_on_host(cache: Cache) -> Iterator[None]:
-    """Without a fleet there are no tickets: one who adds keeps the host's others waiting, by a lock on a file."""
-    file = os.open(os.path.join(cache.dir, "exclusive.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
 
 
 class Lock:
