@@ -15,6 +15,7 @@ import django_hosts
 import pytest
 
 from freshet.testing import Coherence, Hosts, Redis, RedisServer, Steps
+from freshet.testing.steps import until
 
 django = pytest.importorskip("django")
 
@@ -70,7 +71,7 @@ def test_of_all_who_add_one_is_told_so_and_no_increment_is_lost(freshet_hosts: H
     hosts[0].call("set", "count", 0)
     calls = [host.start(django_hosts.incrs, 10) for host in hosts for _ in (0, 1)]
     assert sorted(number for call in calls for number in call.result()) == list(range(1, 41))
-    assert hosts[1].call("get", "count") == 40
+    until(lambda: hosts[1].call("get", "count") == 40, 5.0, "the other host sees the last increment")
 
 
 def test_what_one_host_sets_and_deletes_all_others_see_within_the_bound(
@@ -90,6 +91,7 @@ def test_get_or_set_makes_once_and_keeps_nothing_that_was_overtaken(freshet_host
     assert first.result() == "old"
     assert a.call("get", "slow") == b.call("get", "slow") == "new"
     b.call("delete", "slow")
+    until(lambda: not a.call("has_key", "slow"), 5.0, "host A hears of the deletion")
     with freshet_steps.freeze("making") as frozen:
         first = a.start(django_hosts.made_slowly, "A's")
         frozen.reached()

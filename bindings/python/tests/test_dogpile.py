@@ -83,7 +83,7 @@ class Catalog:
 
     def expire(self) -> None:
         """What is there now is too old from now on, and may still be served while one renews it."""
-        self.region.invalidate(hard=False)
+        self.region.invalidate(hard=False)  # type: ignore[no-untyped-call]
 
     def change(self) -> None:
         self.region.delete("item")
