@@ -20,7 +20,7 @@ What is the same as everywhere, and what is better:
                         that a delete or set has overtaken is not kept.
     add                 atomic: of all who add at once one is told True.
     incr, decr, touch   hold a lock (freshet.exclusive) against one another, so that no increment is lost, and keep the
-                        timeout (touch: the value).  They cost some five round trips to Redis.  A plain `set` does not
+                        timeout (touch: the value).  They cost six round trips to Redis.  A plain `set` does not
                         ask for that lock: one that falls between their reading and writing is overwritten.
     delete              tells whether there was something, as far as this host knew.
     timeouts            None: for good.  0 and negative: as delete.  Above 49 days: 49 days.
