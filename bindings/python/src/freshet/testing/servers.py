@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Union
 from urllib.parse import urlparse
 
+from freshet import tools
+
 START = 10.0  # seconds that a server has to answer for the first time, and to end
 
 Reply = Union[None, int, bytes, list["Reply"]]  # type: ignore[misc, unused-ignore]
@@ -250,21 +252,11 @@ def free_port() -> int:
 
 
 def chaos_program() -> str:
-    """Where freshet-chaos is: $FRESHET_CHAOS, beside this package, on the PATH, or in the repository's build."""
-    here = Path(__file__).resolve()
-    places = [
-        os.environ.get("FRESHET_CHAOS"),
-        str(here.parents[1] / "tools" / "freshet-chaos"),
-        shutil.which("freshet-chaos"),
-    ]
-    places += [str(parent / "build" / "tools" / "freshet-chaos") for parent in here.parents]
-    for place in places:
-        if place and os.access(place, os.X_OK) and os.path.isfile(place):
-            return place
-    raise ServerError(
-        "freshet-chaos, the faulty network, is not here: build the repository (meson setup build && "
-        "ninja -C build) and name build/tools/freshet-chaos in FRESHET_CHAOS, or put it on the PATH"
-    )
+    """Where freshet-chaos is: $FRESHET_CHAOS, or the package's own (freshet.tools)."""
+    try:
+        return os.environ.get("FRESHET_CHAOS") or tools.program("freshet-chaos")
+    except FileNotFoundError as error:
+        raise ServerError(f"the faulty network is not here: {error}, or name the program in FRESHET_CHAOS") from None
 
 
 class Chaos:
