@@ -1,0 +1,198 @@
+"""What one mapped class stands for in a cache: the keys and tags of its rows, filled in from its attributes.
+
+A template names attributes in braces, `user:{id}`.  An attribute that is part of the primary key is known as long as
+the row is; any other (`user-by-email:{email}`) may change, also in somebody else's transaction, so its old value is
+read from the row, and the row locked, before it is changed: the value that the session happens to hold may be an old
+one, and the key made of it the wrong one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Callable, Optional
+
+from sqlalchemy import Column, Connection, Select, inspect, select
+from sqlalchemy.orm import InstanceState, Mapper
+from sqlalchemy.sql import ColumnElement, or_
+from sqlalchemy.sql.expression import FromClause, and_
+
+Values = Mapping[str, Any]  # of a row: attribute's name to value
+EPOCH = datetime.datetime(1970, 1, 1)
+
+
+class Template:
+    """A key or tag with attributes in braces."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.fields: tuple[str, ...] = tuple(
+            name for _, name, _, _ in string.Formatter().parse(text) if name is not None
+        )
+        for name in self.fields:
+            if not name.isidentifier():
+                raise ValueError(f"{text!r}: {{{name}}} is no attribute's name")
+
+    def fill(self, values: Values) -> Optional[str]:
+        """The key; None where an attribute is not known or NULL, since nothing can be cached under that."""
+        if any(values.get(name) is None for name in self.fields):
+            return None
+        return self.text.format_map(values)
+
+
+def version_number(value: object) -> int:
+    """A version column's value as a source version, which must rise: integers and times do.  0: it is neither."""
+    if isinstance(value, bool):
+        return 0
+    if isinstance(value, int):
+        return value if 0 < value < 1 << 64 else 0
+    if isinstance(value, datetime.datetime):
+        plain = value.astimezone(datetime.timezone.utc).replace(tzinfo=None) if value.tzinfo else value
+        return max(0, (plain - EPOCH) // datetime.timedelta(microseconds=1))
+    return 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """The keys and tags of one row as it is, or was."""
+
+    keys: frozenset[str] = frozenset()  # that hold the row itself
+    derived: frozenset[str] = frozenset()  # that are made of it and others: its version says nothing of them
+    tags: frozenset[str] = frozenset()
+    version: int = 0
+
+    def plus(self, other: Row) -> Row:
+        return Row(
+            self.keys | other.keys,
+            self.derived | other.derived,
+            self.tags | other.tags,
+            max(self.version, other.version),
+        )
+
+
+@dataclass(eq=False)
+class Kept:
+    """One declared class.  `cache` is a freshet.Cache; the rest is as in Coherence.keeps."""
+
+    cls: type
+    cache: Any
+    key: Template
+    others: tuple[Template, ...]
+    also: tuple[Template, ...]
+    more: Optional[Callable[[Any], Iterable[str]]]
+    tags: tuple[Template, ...]
+    table_tag: str
+    extra_tables: frozenset[str]
+    fixed: frozenset[str]
+    versioned: bool
+    value: Optional[Callable[[Any], Any]]
+    restore: Optional[Callable[[Any], Any]]
+    ttl: Optional[float]
+    absent_ttl: Optional[float]
+    load_options: Sequence[Any] = field(default=())
+
+    @cached_property
+    def mapper(self) -> Mapper[Any]:
+        mapper: Mapper[Any] = inspect(self.cls)
+        for name in self.fields:
+            if name not in mapper.column_attrs:
+                raise ValueError(f"{self.cls.__name__}: {{{name}}} in a key or tag is no column's attribute of it")
+        return mapper
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        templates = (self.key, *self.others, *self.also, *self.tags)
+        return tuple(dict.fromkeys(name for template in templates for name in template.fields))
+
+    @cached_property
+    def identity_fields(self) -> tuple[str, ...]:
+        return tuple(self.mapper.get_property_by_column(column).key for column in self.mapper.primary_key)
+
+    @cached_property
+    def moving(self) -> bool:
+        """May a key or tag change while the row stays?"""
+        return any(name not in self.identity_fields and name not in self.fixed for name in self.fields)
+
+    @cached_property
+    def version_field(self) -> Optional[str]:
+        column = self.mapper.version_id_col
+        return self.mapper.get_property_by_column(column).key if self.versioned and column is not None else None
+
+    @cached_property
+    def tables(self) -> frozenset[str]:
+        """The full names of the tables that its rows are in, subclasses' and declared ones included."""
+        named = {
+            table.fullname
+            for mapper in self.mapper.self_and_descendants
+            for table in mapper.tables
+        }  # fmt: skip
+        return frozenset(named) | self.extra_tables
+
+    @cached_property
+    def selected(self) -> tuple[str, ...]:
+        version = (self.version_field,) if self.version_field else ()
+        return tuple(dict.fromkeys((*self.identity_fields, *self.fields, *version)))
+
+    def columns(self, table: Optional[FromClause] = None) -> list[ColumnElement[Any]]:
+        """The columns behind `selected`, labelled by attribute; those of `table` alone, if it is given."""
+        columns: list[ColumnElement[Any]] = []
+        for name in self.selected:
+            choice: Sequence[ColumnElement[Any]] = self.mapper.column_attrs[name].columns
+            for column in choice:
+                if table is None or (isinstance(column, Column) and column.table is table):
+                    columns.append(column.label(name))
+                    break
+        return columns
+
+    def row(self, values: Values) -> Row:
+        """Keys and tags of a row with these values."""
+        return Row(
+            frozenset(key for key in (template.fill(values) for template in (self.key, *self.others)) if key),
+            frozenset(key for key in (template.fill(values) for template in self.also) if key),
+            frozenset(tag for tag in (template.fill(values) for template in self.tags) if tag),
+            version_number(values.get(self.version_field)) if self.version_field else 0,
+        )
+
+    def row_tags(self, values: Values) -> list[str]:
+        """The tags that an entry of this row carries; the table's tag is the first."""
+        return [self.table_tag, *sorted(self.row(values).tags)]
+
+    def more_of(self, instance: object) -> Row:
+        return Row(derived=frozenset(self.more(instance))) if self.more is not None else Row()
+
+    def identity_values(self, state: InstanceState[Any]) -> dict[str, Any]:
+        """Of a row that the database has: its primary key there, whatever the object says meanwhile."""
+        return dict(zip(self.identity_fields, state.identity or ()))
+
+    def values(self, state: InstanceState[Any]) -> dict[str, Any]:
+        """What the object says; what it has not loaded is left out, and nothing is loaded for it."""
+        return {name: state.dict[name] for name in self.selected if name in state.dict}
+
+    def ident_values(self, ident: Any) -> dict[str, Any]:
+        """A primary key as Session.get takes it (a value, a tuple, a mapping), by attribute."""
+        if isinstance(ident, Mapping):
+            return dict(ident)
+        parts = ident if isinstance(ident, (tuple, list)) else (ident,)
+        if len(parts) != len(self.identity_fields):
+            raise ValueError(f"{self.cls.__name__}: its primary key is {self.identity_fields}, not {ident!r}")
+        return dict(zip(self.identity_fields, parts))
+
+    def locking(self, identities: Sequence[tuple[Any, ...]]) -> Select[Any]:
+        """The statement that reads, and locks, the rows of these primary keys."""
+        columns = self.mapper.primary_key
+        if len(columns) == 1:
+            which: ColumnElement[bool] = columns[0].in_([identity[0] for identity in identities])
+        else:
+            which = or_(
+                *(and_(*(column == part for column, part in zip(columns, identity))) for identity in identities)
+            )
+        chosen = select(*self.columns()).select_from(self.mapper.selectable).where(which)
+        return chosen.with_for_update(of=self.mapper.local_table)
+
+    def stored(self, connection: Connection, identities: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        """The values of these rows as the database has them, locked until the transaction's end."""
+        said = connection.execute(self.locking(identities), execution_options={"freshet_covered": True})
+        return [dict(row) for row in said.mappings()]

@@ -1,0 +1,161 @@
+"""Reading rows through the cache: what a loader may read with, and when its result may be kept.
+
+A loader has a session of its own, so that no older snapshot, no identity map and no uncommitted change gets into the
+cache.  It reads from the replica unless that may be behind.  For a change of a key the library knows; of a table that
+was changed by statements, whose rows nobody named, the table's own key tells:
+
+    guarded, or not known    a statement's transaction is open, or Redis is away: read the primary, keep nothing
+    changed lately           read the primary
+    settled                  read the replica
+
+It is read from Redis's master each time, after the load began: so a guard begun before is seen, and one begun later
+voids what is loaded, by the tag.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+
+import freshet
+from sqlalchemy import inspect
+from sqlalchemy.orm import Session, attributes, make_transient_to_detached
+
+from .declare import Kept
+from .work import changed_key
+
+if TYPE_CHECKING:
+    from .coherence import Coherence
+
+LATELY_S = 10.0  # as long as the library tells loaders of a changed key to prefer the primary
+SETTLED_S = 3600.0
+UNKEPT_S = 0.001  # the shortest that the library knows
+
+
+class Table(NamedTuple):
+    """What is known of a table's changes by statements."""
+
+    open: bool
+    lately: bool
+
+
+def mark(request: Any) -> Any:
+    """The loader of a table's key: there is never a value, only a time for which that is known."""
+    request.ttl = LATELY_S if request.prefer_primary else SETTLED_S
+    return freshet.ABSENT
+
+
+def table_of(answer: Any) -> Table:
+    """Loaded just now means: perhaps not kept, as under a guard."""
+    loaded = answer.source == "loader" or answer.stale or not answer.absent
+    return Table(loaded, loaded or answer.ttl is None or answer.ttl <= LATELY_S)
+
+
+class Reading:
+    """get_or_load and get of a Coherence."""
+
+    def __init__(
+        self, coherence: Coherence, primary: Optional[Callable[[], Any]], replica: Optional[Callable[[], Any]]
+    ) -> None:
+        self.coherence, self.primary, self.replica = coherence, primary, replica
+
+    def key(self, kept: Kept, ident: Any) -> str:
+        key = kept.key.fill(kept.ident_values(ident))
+        if key is None:
+            raise ValueError(f"{kept.cls.__name__}: {kept.key.text!r} cannot be made of the primary key {ident!r}")
+        return key
+
+    def factory(self, kept: Kept, request: Any, table: Table) -> Callable[[], Any]:
+        """Whom to ask."""
+        if self.primary is None:
+            raise ValueError(f"{kept.cls.__name__}: nothing to load with; give the Coherence `primary`, a sessionmaker")
+        if self.replica is None or request.prefer_primary or table.lately:
+            return self.primary
+        return self.replica
+
+    def answer(self, kept: Kept, request: Any, table: Table, instance: Any) -> Any:
+        """What Session.get has found, as what is to be cached."""
+        if table.open:
+            request.ttl = UNKEPT_S
+        request.tag(kept.table_tag)
+        if instance is None:
+            return freshet.ABSENT
+        state = inspect(instance)
+        values = kept.values(state)
+        row = kept.row(values)
+        for tag in sorted(row.tags):
+            request.tag(tag)
+        if row.version:
+            request.source_version = row.version
+        return kept.value(instance) if kept.value is not None else columns_of(instance)
+
+    def load_options(self, kept: Kept, read: dict[str, Any]) -> dict[str, Any]:
+        return {"ttl": kept.ttl, "absent_ttl": kept.absent_ttl, **read}
+
+    def value(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
+        key = self.key(kept, ident)
+
+        def load(request: Any) -> Any:
+            table = table_of(kept.cache.load(changed_key(kept.table_tag), mark, level="latest"))
+            with self.factory(kept, request, table)() as session:
+                found = session.get(kept.cls, ident, options=kept.load_options)
+                return self.answer(kept, request, table, found)
+
+        return kept.cache.get_or_load(key, load, **self.load_options(kept, read))
+
+    async def value_awaiting(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
+        key = self.key(kept, ident)
+
+        async def marked(request: Any) -> Any:
+            return mark(request)
+
+        async def load(request: Any) -> Any:
+            table = table_of(await kept.cache.aio.load(changed_key(kept.table_tag), marked, level="latest"))
+            async with self.factory(kept, request, table)() as session:
+                found = await session.get(kept.cls, ident, options=kept.load_options)
+                return self.answer(kept, request, table, found)
+
+        return await kept.cache.aio.get_or_load(key, load, **self.load_options(kept, read))
+
+    def own(self, session: Session, kept: Kept, ident: Any) -> bool:
+        """Must the session answer itself: it has the object, or is changing it?"""
+        values = kept.ident_values(ident)
+        identity = tuple(values[name] for name in kept.identity_fields)
+        if kept.mapper.identity_key_from_primary_key(identity) in session.identity_map:
+            return True
+        work = self.coherence.running(session)
+        return work is not None and work.holds(kept, kept.row(values).keys)
+
+    def instance(self, session: Session, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
+        if self.own(session, kept, ident):
+            return session.get(kept.cls, ident)
+        return attach(session, kept, self.value(kept, ident, read))
+
+    async def instance_awaiting(self, session: Any, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
+        if self.own(session.sync_session, kept, ident):
+            return await session.get(kept.cls, ident)
+        return attach(session.sync_session, kept, await self.value_awaiting(kept, ident, read))
+
+
+def columns_of(instance: Any) -> dict[str, Any]:
+    """The columns' attributes that are loaded, by name."""
+    state = inspect(instance)
+    return {name: state.dict[name] for name in state.mapper.column_attrs.keys() if name in state.dict}
+
+
+def attach(session: Session, kept: Kept, value: Any) -> Any:
+    """An object of the session, made of a cached value; nothing is read for it."""
+    if value is None:
+        return None
+    if kept.restore is not None:
+        instance = kept.restore(value)
+    else:
+        mapper = kept.mapper
+        discriminator = mapper.polymorphic_on
+        if discriminator is not None:
+            mapper = mapper.polymorphic_map[value[mapper.get_property_by_column(discriminator).key]]
+        instance = mapper.class_manager.new_instance()
+        for name, part in value.items():
+            attributes.set_committed_value(instance, name, part)
+    make_transient_to_detached(instance)
+    with session.no_autoflush:
+        return session.merge(instance, load=False)
