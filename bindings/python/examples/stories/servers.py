@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional
+from typing import Any
 
 START_S = 60.0  # a server that does not answer by then never will
 END_S = 20.0  # a server that has not ended by then is killed
@@ -65,7 +65,7 @@ class Child:
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        self.process: Optional[subprocess.Popen[bytes]] = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def spawn(self, command: Sequence[str], **options: Any) -> None:
         with open(self.log, "ab") as log:
@@ -136,7 +136,7 @@ class Redis(Child):
 class Postgres(Child):
     """One PostgreSQL server: a primary, or (`of`) a streaming replica of one."""
 
-    def __init__(self, folder: Path, *, of: Optional[Postgres] = None, apply_delay: float = 0.0) -> None:
+    def __init__(self, folder: Path, *, of: Postgres | None = None, apply_delay: float = 0.0) -> None:
         folder.mkdir(mode=0o755)
         super().__init__(folder / "log")
         self.folder, self.data, self.sockets = folder, folder / "data", folder
@@ -199,12 +199,12 @@ class Postgres(Child):
 class Servers:
     """A primary, a replica that is `apply_delay` seconds behind (None: no replica), and a Redis; a context manager."""
 
-    def __init__(self, *, apply_delay: Optional[float] = None, redis_keeps: bool = False) -> None:
+    def __init__(self, *, apply_delay: float | None = None, redis_keeps: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="story-"))
         self.folder.chmod(0o755)
         self.primary = Postgres(self.folder / "primary")
         self.redis = Redis(self.folder / "redis", keep=redis_keeps)
-        self.replica: Optional[Postgres] = None
+        self.replica: Postgres | None = None
         if apply_delay is not None:
             self.replica = Postgres(self.folder / "replica", of=self.primary, apply_delay=apply_delay)
 
@@ -221,7 +221,7 @@ class Servers:
         return self
 
     def __exit__(
-        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

@@ -11,11 +11,12 @@ import logging
 import threading
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, Optional, TypeVar
+from typing import Any, TypeVar
 
-import freshet
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
+
+import freshet
 
 T = TypeVar("T")
 LOG = logging.getLogger("freshet.sqlalchemy")
@@ -47,7 +48,7 @@ class Step:
     """One call of those that end a transaction's work: of a guard, else of keys or of tags."""
 
     cache: Any
-    held: Optional[Held] = None
+    held: Held | None = None
     keys: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
     source_version: int = 0

@@ -6,9 +6,10 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable, Optional, TypeVar
+from functools import partial
+from typing import Any, Callable, TypeVar
 
-from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy import Connection, Engine, Table, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, object_session, scoped_session
 
@@ -65,8 +66,8 @@ class Coherence:
         self,
         cache: Any = None,
         *,
-        primary: Optional[Callable[[], Any]] = None,
-        replica: Optional[Callable[[], Any]] = None,
+        primary: Callable[[], Any] | None = None,
+        replica: Callable[[], Any] | None = None,
         hold: float = 10.0,
         commit_needs: float = 1.0,
         wait: str = "none",
@@ -98,25 +99,27 @@ class Coherence:
         *,
         keys: Sequence[str] = (),
         also: Sequence[str] = (),
-        more: Optional[Callable[[Any], Iterable[str]]] = None,
+        more: Callable[[Any], Iterable[str]] | None = None,
         tags: Sequence[str] = (),
-        table_tag: Optional[str] = None,
+        carries: Sequence[str] = (),
+        table_tag: str | None = None,
         tables: Sequence[str] = (),
         fixed: Sequence[str] = (),
         cache: Any = None,
         versioned: bool = True,
-        value: Optional[Callable[[Any], Any]] = None,
-        restore: Optional[Callable[[Any], Any]] = None,
-        ttl: Optional[float] = None,
-        absent_ttl: Optional[float] = None,
+        value: Callable[[Any], Any] | None = None,
+        restore: Callable[[Any], Any] | None = None,
+        ttl: float | None = None,
+        absent_ttl: float | None = None,
         load_options: Sequence[Any] = (),
     ) -> Callable[[C], C]:
         """A class decorator: rows of this mapped class are cached under these keys.
 
         key, keys   templates of the keys that hold the row; `key` is get_or_load's, and made of the primary key
         also, more  templates, or a function of the object, of keys whose values are made of this row and others
-        tags        templates of the tags of entries made of this row, voided when it changes
-        table_tag   the tag of all entries of this table ("table:NAME" by default)
+        tags        templates of tags that a change of the row voids: of lists, sums and whatever else it is part of
+        carries     templates of the tags that get_or_load's entry of the row itself has, to be voided by others
+        table_tag   the tag that it has besides, as all entries of this table ("table:NAME" by default)
         tables      full names of further tables whose statements change these rows (an association table, say)
         fixed       attributes that never change once the row is there, so that it need not be read to know the old one
         cache       the freshet.Cache, if another than the Coherence's
@@ -131,8 +134,8 @@ class Coherence:
             tag = table_tag or (f"table:{table}" if table else f"table:{cls.__name__}")
             kept = Kept(
                 cls, cache if cache is not None else self.cache, Template(key), tuple(map(Template, keys)),
-                tuple(map(Template, also)), more, tuple(map(Template, tags)), tag, frozenset(tables),
-                frozenset(fixed), versioned, value, restore, ttl, absent_ttl, tuple(load_options),
+                tuple(map(Template, also)), more, tuple(map(Template, tags)), tuple(map(Template, carries)), tag,
+                frozenset(tables), frozenset(fixed), versioned, value, restore, ttl, absent_ttl, tuple(load_options),
             )  # fmt: skip
             if kept.cache is None:
                 raise ValueError(f"{cls.__name__}: no cache; give one here, or to the Coherence")
@@ -161,7 +164,7 @@ class Coherence:
         return found
 
     def tags_of(self, cls: type, **values: Any) -> list[str]:
-        """The tags of an entry made of rows of this class: the table's and those of `values` (attributes by name).
+        """The tags of the entry of a row of this class with these attributes: the table's, and what it carries.
 
         Give them to entries that you load by other ways than get_or_load, so that statements void them too.
         """
@@ -198,7 +201,7 @@ class Coherence:
             work = self._work[session] = Work(self.hold, self.wait, self.refuse)
         return work
 
-    def running(self, session: Session) -> Optional[Work]:
+    def running(self, session: Session) -> Work | None:
         return self._work.get(session)
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -219,7 +222,7 @@ class Coherence:
             old = [one for one in old if id(one) in chosen]
         rows: dict[Kept, Row] = {}
         for kept, states in self._sorted(old).items():
-            rows[kept] = self._old_rows(kept, states, lambda kept=kept: session.connection({"mapper": kept.mapper}))
+            rows[kept] = self._old_rows(kept, states, partial(session.connection, {"mapper": kept.mapper}))
             work.seen.update((state, kept) for state in states)
         for kept, states in self._sorted([*session.new, *old]).items():
             for state in states:
@@ -292,7 +295,7 @@ class Coherence:
             for table in relationship.mapper.tables
         }
         for table in mapper.tables:
-            fallen = dependents(table.metadata, table.fullname) - minded
+            fallen = dependents(table.metadata, table.fullname) - minded if isinstance(table, Table) else set()
             for kept in self.kept:
                 if kept.tables & fallen:
                     work.change_table(kept)
@@ -320,9 +323,7 @@ class Coherence:
     def _known(kept: Kept, state: InstanceState[Any], values: dict[str, Any]) -> bool:
         """Nothing is missing but what an UPDATE has left as it was (its row has been seen already)."""
         missing = {name for name in kept.selected if name not in values}
-        return state.key is not None and not (missing & state.expired_attributes) and not (
-            kept.version_field in missing
-        )
+        return state.key is not None and not (missing & state.expired_attributes) and kept.version_field not in missing
 
     def _after_soft_rollback(self, session: Session, previous: SessionTransaction) -> None:
         work = self._work.get(session)
@@ -369,7 +370,7 @@ class Coherence:
             return  # the flush's own
         self._changed(session, work, changed, statement)
 
-    def _changed(self, session: Optional[Session], work: Optional[Work], changed: Changed, statement: str) -> None:
+    def _changed(self, session: Session | None, work: Work | None, changed: Changed, statement: str) -> None:
         text = " ".join(statement.split())[:200]
         if changed.anything:
             self._report(f"nobody can tell which rows this changes; invalidate what it does: {text}")
@@ -397,7 +398,7 @@ class Coherence:
             if changed.touches(kept.tables):
                 yield kept
             elif deletes:
-                metadata = {table.metadata for table in kept.mapper.tables if hasattr(table, "metadata")}
+                metadata = {table.metadata for table in kept.mapper.tables if isinstance(table, Table)}
                 for name in (table for every in metadata for table in every.tables):
                     if changed.touches([name]) and any(kept.tables & dependents(every, name) for every in metadata):
                         yield kept

@@ -13,12 +13,12 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
-from sqlalchemy import Column, Connection, Select, inspect, select
+from sqlalchemy import Column, Connection, Select, Table, inspect, select
 from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.sql import ColumnElement, or_
-from sqlalchemy.sql.expression import FromClause, and_
+from sqlalchemy.sql.expression import and_
 
 Values = Mapping[str, Any]  # of a row: attribute's name to value
 EPOCH = datetime.datetime(1970, 1, 1)
@@ -36,7 +36,7 @@ class Template:
             if not name.isidentifier():
                 raise ValueError(f"{text!r}: {{{name}}} is no attribute's name")
 
-    def fill(self, values: Values) -> Optional[str]:
+    def fill(self, values: Values) -> str | None:
         """The key; None where an attribute is not known or NULL, since nothing can be cached under that."""
         if any(values.get(name) is None for name in self.fields):
             return None
@@ -82,22 +82,23 @@ class Kept:
     key: Template
     others: tuple[Template, ...]
     also: tuple[Template, ...]
-    more: Optional[Callable[[Any], Iterable[str]]]
+    more: Callable[[Any], Iterable[str]] | None
     tags: tuple[Template, ...]
+    carries: tuple[Template, ...]
     table_tag: str
     extra_tables: frozenset[str]
     fixed: frozenset[str]
     versioned: bool
-    value: Optional[Callable[[Any], Any]]
-    restore: Optional[Callable[[Any], Any]]
-    ttl: Optional[float]
-    absent_ttl: Optional[float]
+    value: Callable[[Any], Any] | None
+    restore: Callable[[Any], Any] | None
+    ttl: float | None
+    absent_ttl: float | None
     load_options: Sequence[Any] = field(default=())
 
     @cached_property
     def mapper(self) -> Mapper[Any]:
         mapper: Mapper[Any] = inspect(self.cls)
-        for name in self.fields:
+        for name in (*self.fields, *self.carried_fields):
             if name not in mapper.column_attrs:
                 raise ValueError(f"{self.cls.__name__}: {{{name}}} in a key or tag is no column's attribute of it")
         return mapper
@@ -117,7 +118,7 @@ class Kept:
         return any(name not in self.identity_fields and name not in self.fixed for name in self.fields)
 
     @cached_property
-    def version_field(self) -> Optional[str]:
+    def version_field(self) -> str | None:
         column = self.mapper.version_id_col
         return self.mapper.get_property_by_column(column).key if self.versioned and column is not None else None
 
@@ -132,17 +133,22 @@ class Kept:
         return frozenset(named) | self.extra_tables
 
     @cached_property
+    def carried_fields(self) -> tuple[str, ...]:
+        return tuple(name for template in self.carries for name in template.fields)
+
+    @cached_property
     def selected(self) -> tuple[str, ...]:
         version = (self.version_field,) if self.version_field else ()
         return tuple(dict.fromkeys((*self.identity_fields, *self.fields, *version)))
 
-    def columns(self, table: Optional[FromClause] = None) -> list[ColumnElement[Any]]:
+    def columns(self, table: Table | None = None) -> list[ColumnElement[Any]]:
         """The columns behind `selected`, labelled by attribute; those of `table` alone, if it is given."""
+        name_of = None if table is None else table.fullname
         columns: list[ColumnElement[Any]] = []
         for name in self.selected:
             choice: Sequence[ColumnElement[Any]] = self.mapper.column_attrs[name].columns
             for column in choice:
-                if table is None or (isinstance(column, Column) and column.table is table):
+                if table is None or (isinstance(column, Column) and column.table.fullname == name_of):
                     columns.append(column.label(name))
                     break
         return columns
@@ -157,8 +163,9 @@ class Kept:
         )
 
     def row_tags(self, values: Values) -> list[str]:
-        """The tags that an entry of this row carries; the table's tag is the first."""
-        return [self.table_tag, *sorted(self.row(values).tags)]
+        """The tags that the entry of this row carries; the table's tag is the first."""
+        carried = (template.fill(values) for template in self.carries)
+        return [self.table_tag, *(tag for tag in carried if tag)]
 
     def more_of(self, instance: object) -> Row:
         return Row(derived=frozenset(self.more(instance))) if self.more is not None else Row()
@@ -169,7 +176,8 @@ class Kept:
 
     def values(self, state: InstanceState[Any]) -> dict[str, Any]:
         """What the object says; what it has not loaded is left out, and nothing is loaded for it."""
-        return {name: state.dict[name] for name in self.selected if name in state.dict}
+        names = (*self.selected, *self.carried_fields)
+        return {name: state.dict[name] for name in names if name in state.dict}
 
     def ident_values(self, ident: Any) -> dict[str, Any]:
         """A primary key as Session.get takes it (a value, a tuple, a mapping), by attribute."""

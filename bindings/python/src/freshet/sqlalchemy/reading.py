@@ -14,11 +14,12 @@ voids what is loaded, by the tag.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-import freshet
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session, attributes, make_transient_to_detached
+
+import freshet
 
 from .declare import Kept
 from .work import changed_key
@@ -38,6 +39,10 @@ class Table(NamedTuple):
     lately: bool
 
 
+UNKNOWN = Table(open=True, lately=True)
+ASKED = 2  # the first time the answer is made, the second time it is found, unless a guard keeps it from being kept
+
+
 def mark(request: Any) -> Any:
     """The loader of a table's key: there is never a value, only a time for which that is known."""
     request.ttl = LATELY_S if request.prefer_primary else SETTLED_S
@@ -54,7 +59,7 @@ class Reading:
     """get_or_load and get of a Coherence."""
 
     def __init__(
-        self, coherence: Coherence, primary: Optional[Callable[[], Any]], replica: Optional[Callable[[], Any]]
+        self, coherence: Coherence, primary: Callable[[], Any] | None, replica: Callable[[], Any] | None
     ) -> None:
         self.coherence, self.primary, self.replica = coherence, primary, replica
 
@@ -76,14 +81,12 @@ class Reading:
         """What Session.get has found, as what is to be cached."""
         if table.open:
             request.ttl = UNKEPT_S
-        request.tag(kept.table_tag)
+        values = {} if instance is None else kept.values(inspect(instance))
+        for tag in kept.row_tags(values):
+            request.tag(tag)
         if instance is None:
             return freshet.ABSENT
-        state = inspect(instance)
-        values = kept.values(state)
         row = kept.row(values)
-        for tag in sorted(row.tags):
-            request.tag(tag)
         if row.version:
             request.source_version = row.version
         return kept.value(instance) if kept.value is not None else columns_of(instance)
@@ -95,7 +98,11 @@ class Reading:
         key = self.key(kept, ident)
 
         def load(request: Any) -> Any:
-            table = table_of(kept.cache.load(changed_key(kept.table_tag), mark, level="latest"))
+            table = UNKNOWN
+            for _ in range(ASKED):
+                table = table_of(kept.cache.load(changed_key(kept.table_tag), mark, level="latest"))
+                if not table.open:
+                    break
             with self.factory(kept, request, table)() as session:
                 found = session.get(kept.cls, ident, options=kept.load_options)
                 return self.answer(kept, request, table, found)
@@ -109,7 +116,11 @@ class Reading:
             return mark(request)
 
         async def load(request: Any) -> Any:
-            table = table_of(await kept.cache.aio.load(changed_key(kept.table_tag), marked, level="latest"))
+            table = UNKNOWN
+            for _ in range(ASKED):
+                table = table_of(await kept.cache.aio.load(changed_key(kept.table_tag), marked, level="latest"))
+                if not table.open:
+                    break
             async with self.factory(kept, request, table)() as session:
                 found = await session.get(kept.cls, ident, options=kept.load_options)
                 return self.answer(kept, request, table, found)
@@ -139,7 +150,7 @@ class Reading:
 def columns_of(instance: Any) -> dict[str, Any]:
     """The columns' attributes that are loaded, by name."""
     state = inspect(instance)
-    return {name: state.dict[name] for name in state.mapper.column_attrs.keys() if name in state.dict}
+    return {name: state.dict[name] for name in state.mapper.column_attrs if name in state.dict}
 
 
 def attach(session: Session, kept: Kept, value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 from sqlalchemy import MetaData, Table
 from sqlalchemy.sql import visitors
@@ -51,7 +51,7 @@ def _tables(dml: Any) -> set[str]:
     return {element.fullname for element in visitors.iterate(dml.table) if isinstance(element, Table)}
 
 
-def of_execution(statement: str, context: Optional[Any]) -> Changed:
+def of_execution(statement: str, context: Any | None) -> Changed:
     """What the statement that a cursor is about to run changes; `context` is SQLAlchemy's ExecutionContext."""
     compiled = getattr(context, "compiled", None)
     if compiled is None:

@@ -1,0 +1,680 @@
+# ruff: noqa: UP045 - SQLAlchemy reads the annotations at run time, also on Python 3.9
+"""freshet.sqlalchemy with plain sessions, against a real PostgreSQL and a real Redis.
+
+The claims are about what is cached while and after a session changes rows.  "Somebody else" is a second cache object on
+a tier of its own: another host.  What a guard does is told by whether a load under the key leaves anything behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+pytest.importorskip("psycopg")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+
+from sqlalchemy import ForeignKey, create_engine, delete, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
+from stories.servers import Missing, Servers, postgres_bin, redis_server, wait_until
+
+import freshet
+from freshet.sqlalchemy import Coherence, NotGuarded, UncoveredStatement, UncoveredStatementWarning
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    try:
+        postgres_bin(), redis_server()
+    except Missing as missing:
+        pytest.skip(str(missing))
+    with Servers(apply_delay=0.0) as servers:
+        yield servers
+
+
+class World:
+    """Mapped classes, an engine, two hosts' caches and a Coherence, all fresh."""
+
+    def __init__(self, servers: Servers, folder: Path, **options: Any) -> None:
+        self.servers, self.folder, self.caches = servers, folder, list[freshet.Cache]()
+        keyring = folder / "keys"
+        freshet.keygen(str(keyring))
+        self.keyring = keyring
+        self.here, self.there = self.cache("here"), self.cache("there")
+        self.engine = create_engine(servers.primary.url("psycopg"))
+        assert servers.replica is not None
+        self.replica_engine = create_engine(servers.replica.url("psycopg"))
+        self.sessions = sessionmaker(self.engine)
+        self.coherence = Coherence(
+            self.here, primary=sessionmaker(self.engine), replica=sessionmaker(self.replica_engine), **options
+        )
+        coherence = self.coherence
+
+        class Base(DeclarativeBase):
+            pass
+
+        class Team(Base):
+            __tablename__ = "team"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str]
+            members: Mapped[list[User]] = relationship(back_populates="team", cascade="all, delete-orphan")
+
+        @coherence.keeps(
+            "user:{id}", keys=["user-by-email:{email}"], also=["team-summary:{team_id}"], tags=["team:{team_id}"],
+            carries=["age:{age}"],
+        )  # fmt: skip
+        class User(Base):
+            __tablename__ = "person"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            email: Mapped[str] = mapped_column(unique=True)
+            age: Mapped[int] = mapped_column(default=0)
+            team_id: Mapped[Optional[int]] = mapped_column(ForeignKey("team.id"))
+            team: Mapped[Optional[Team]] = relationship(back_populates="members")
+            version: Mapped[int] = mapped_column()
+            __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+
+        @coherence.keeps("note:{id}")
+        class Note(Base):
+            __tablename__ = "note"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str]
+            author_id: Mapped[Optional[int]] = mapped_column(ForeignKey("person.id", ondelete="CASCADE"))
+
+        Base.registry.configure()
+        self.Base, self.Team, self.User, self.Note = Base, Team, User, Note
+        Base.metadata.drop_all(self.engine)
+        Base.metadata.create_all(self.engine)
+        coherence.watch(self.sessions)
+        with Session(self.engine) as session:  # not watched: as if it had always been so
+            session.add_all([Team(id=7, name="seven"), Team(id=8, name="eight")])
+            session.flush()
+            session.add_all(User(email=f"{n}@x", age=n, team_id=7) for n in (1, 2, 3))
+            session.add(Note(id=1, text="one"))
+            session.commit()
+        self.servers.caught_up()
+
+    def cache(self, name: str, **options: Any) -> freshet.Cache:
+        cache = freshet.Cache(
+            f"world-{self.folder.name}"[:60], url=self.servers.redis.url, keyring=str(self.keyring),
+            dir=str(self.folder / name), serializer=freshet.PICKLE, **options,
+        )  # fmt: skip
+        self.caches.append(cache)
+        return cache
+
+    def close(self) -> None:
+        for engine in (self.engine, self.replica_engine):
+            engine.dispose()
+        for cache in self.caches:
+            cache.close()
+
+    def fill(self, *keys: str, cache: Optional[freshet.Cache] = None, **options: Any) -> None:
+        """There is an old answer under these keys, on both hosts."""
+        for key in keys:
+            (cache or self.there).set(key, "old", **options)
+            assert self.there.get(key) == "old"
+            assert self.here.get(key) == "old"
+
+    def kept(self, key: str) -> bool:
+        """Does a load by another host leave its answer behind?"""
+        self.there.load(key, lambda request: "loaded")
+        return self.there.get(key, level="latest") == "loaded"
+
+    def statements(self) -> list[str]:
+        """The statements that go to the primary from now on."""
+        seen: list[str] = []
+        event.listen(self.engine, "before_cursor_execute", lambda c, k, statement, *rest: seen.append(statement))
+        return seen
+
+    def gone(self, key: str) -> bool:
+        """Is an old answer not served any more, here at once and there when Redis is asked?"""
+        return self.here.get(key) is None and self.there.get(key, level="latest") is None
+
+
+@pytest.fixture
+def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
+    world = World(servers, tmp_path)
+    yield world
+    world.close()
+
+
+def test_a_flush_guards_before_its_first_statement(world: World) -> None:
+    world.fill("user:1")
+    seen: list[bool] = []
+
+    def look(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("UPDATE person"):
+            seen.append(world.kept("user:1"))
+
+    event.listen(world.engine, "before_cursor_execute", look)
+    with world.sessions.begin() as session:
+        session.get_one(world.User, 1).age = 50
+    assert seen == [False]
+    assert world.kept("user:1")
+
+
+def test_nothing_is_kept_between_flush_and_commit_and_all_is_after_it(world: World) -> None:
+    with world.sessions() as session:
+        session.get_one(world.User, 1).age = 50
+        assert world.kept("user:1")
+        session.flush()
+        assert not world.kept("user:1")
+        session.commit()
+        assert world.kept("user:1")
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+def test_the_guard_ends_with_the_transaction_however_it_ends(world: World, end: str) -> None:
+    session = world.sessions()
+    session.get_one(world.User, 1).age = 50
+    session.flush()
+    assert not world.kept("user:1")
+    getattr(session, end)()
+    assert world.kept("user:1")
+    session.close()
+
+
+def test_a_session_thrown_away_lets_its_guards_go(world: World) -> None:
+    session = world.sessions()
+    session.get_one(world.User, 1).age = 50
+    session.flush()
+    assert not world.kept("user:1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        del session
+        gc.collect()
+    wait_until("the guard's end", lambda: world.kept("user:1"), 5)
+
+
+def test_a_savepoint_that_is_rolled_back_keeps_its_guard_to_the_outer_end(world: World) -> None:
+    with world.sessions() as session:
+        user = session.get_one(world.User, 1)
+        with session.begin_nested():
+            session.get_one(world.User, 2).age = 60
+        nested = session.begin_nested()
+        user.age = 50
+        session.flush()
+        nested.rollback()
+        assert not world.kept("user:1")
+        assert not world.kept("user:2")
+        session.commit()
+    assert world.kept("user:1")
+    assert world.kept("user:2")
+
+
+def test_all_keys_of_a_row_old_and_new_are_guarded(world: World) -> None:
+    keys = ["user-by-email:1@x", "user-by-email:new@x", "team-summary:7", "team-summary:8", "user:1"]
+    with world.sessions() as session:
+        user = session.get_one(world.User, 1)
+        user.email, user.team_id = "new@x", 8
+        session.flush()
+        assert not any([world.kept(key) for key in keys])
+        session.commit()
+    assert all(world.kept(key) for key in keys)
+
+
+def test_the_old_key_is_the_rows_not_the_sessions(world: World) -> None:
+    """Another transaction has moved the row since this session read it."""
+    with world.sessions() as session:
+        user = session.get_one(world.User, 1)
+        world.servers.primary.sql("UPDATE person SET email = 'between@x' WHERE id = 1")
+        user.email = "new@x"
+        session.flush()
+        assert not world.kept("user-by-email:between@x")
+
+
+def test_expired_attributes_are_looked_up(world: World) -> None:
+    with world.sessions() as session:
+        user = session.get_one(world.User, 1)
+        session.expire(user)
+        user.email = "new@x"
+        session.flush()
+        assert not world.kept("user-by-email:1@x")
+        assert not world.kept("team-summary:7")
+
+
+def test_tags_of_the_old_row_and_the_new_are_voided_by_the_commit(world: World) -> None:
+    world.fill("list:7", tags=["team:7"])
+    world.fill("list:8", tags=["team:8"])
+    with world.sessions() as session:
+        session.get_one(world.User, 1).team_id = 8
+        session.commit()
+    assert world.gone("list:7")
+    assert world.gone("list:8")
+
+
+def test_a_rollback_leaves_tags_alone(world: World) -> None:
+    world.fill("list:7", tags=["team:7"])
+    with world.sessions() as session:
+        session.get_one(world.User, 1).team_id = 8
+        session.flush()
+        session.rollback()
+    assert world.there.get("list:7") == "old"
+
+
+def test_an_inserted_row_voids_its_known_absence(world: World) -> None:
+    world.there.set_absent("user:4")
+    world.there.set_absent("user-by-email:4@x")
+    with world.sessions() as session:
+        user = world.User(email="4@x")
+        session.add(user)
+        session.flush()  # PostgreSQL draws the id
+        key = f"user:{user.id}"
+        assert not world.kept(key)
+        assert not world.kept("user-by-email:4@x")
+        session.commit()
+    assert world.kept(key)
+
+
+def test_a_deleted_row_is_guarded_and_so_are_those_it_cascades_to(world: World) -> None:
+    with world.sessions() as session:
+        session.delete(session.get_one(world.Team, 7))
+        session.flush()
+        assert not any([world.kept(f"user:{n}") for n in (1, 2, 3)])
+        session.commit()
+    assert world.kept("user:1")
+
+
+def test_an_orphan_that_only_the_flush_finds_is_guarded(world: World) -> None:
+    with world.sessions() as session:
+        team = session.get_one(world.Team, 7)
+        team.members.pop()
+        session.flush()
+        assert [world.kept(f"user:{n}") for n in (1, 2, 3)].count(False) >= 1
+        session.commit()
+
+
+def test_a_changed_primary_key_guards_both(world: World) -> None:
+    with world.sessions() as session:
+        session.get_one(world.Note, 1).id = 11
+        session.flush()
+        assert not world.kept("note:1")
+        assert not world.kept("note:11")
+        session.commit()
+
+
+def test_rows_that_the_database_deletes_by_itself_void_their_table(world: World) -> None:
+    with world.sessions.begin() as session:
+        session.add(world.Note(id=2, text="two", author_id=3))
+    world.coherence.get_or_load(world.Note, 2)
+    assert world.there.get("note:2", level="latest") is not None
+    with world.sessions.begin() as session:
+        session.delete(session.get_one(world.User, 3))
+    assert world.gone("note:2")
+
+
+def test_a_version_column_is_the_source_version(world: World) -> None:
+    with world.sessions.begin() as session:
+        for n in (1, 2):
+            session.get_one(world.User, n).age = 50
+    with world.sessions.begin() as session:
+        session.get_one(world.User, 1).age = 60
+
+    def behind(request: Any) -> str:
+        request.source_version = 2
+        return "behind"
+
+    assert world.there.load("user:1", behind).outdated
+    assert not world.there.load("user:2", behind).outdated
+    assert not world.there.load("team-summary:7", behind).outdated
+
+
+def test_a_version_that_was_rolled_back_is_no_version(world: World) -> None:
+    with world.sessions() as session:
+        session.get_one(world.User, 1).age = 50
+        session.flush()
+        session.rollback()
+
+    def stored(request: Any) -> str:
+        request.source_version = 1
+        return "stored"
+
+    assert not world.there.load("user:1", stored).outdated
+
+
+def test_a_commit_whose_outcome_is_unknown_ends_the_guard(world: World) -> None:
+    session = world.sessions()
+    session.get_one(world.User, 1).age = 50
+    session.flush()
+    backend = session.scalar(text("SELECT pg_backend_pid()"))
+    world.servers.primary.sql(f"SELECT pg_terminate_backend({backend})")
+    with pytest.raises(DBAPIError):
+        session.commit()
+    session.rollback()
+    assert world.kept("user:1")
+    session.close()
+
+
+def test_a_flush_that_fails_in_the_database_ends_the_guard(world: World) -> None:
+    with world.sessions() as session:
+        session.get_one(world.User, 1).email = "2@x"
+        with pytest.raises(IntegrityError):
+            session.flush()
+        session.rollback()
+        assert world.kept("user:1")
+        assert world.kept("user-by-email:2@x")
+
+
+def test_two_phase_commit(world: World) -> None:
+    sessions = sessionmaker(world.engine, twophase=True)
+    world.coherence.watch(sessions)
+    with sessions() as session:
+        session.get_one(world.User, 1).age = 50
+        session.prepare()
+        assert not world.kept("user:1")
+        session.commit()
+    assert world.kept("user:1")
+    assert world.servers.primary.sql("SELECT age FROM person WHERE id = 1") == "50"
+
+
+def test_two_sessions_that_guard_the_same_keys_do_not_wait_for_one_another(world: World) -> None:
+    first, second = world.sessions(), world.sessions()
+    first.get_one(world.Note, 1)
+    first.add(world.Note(id=5, text="five"))
+    first.flush()
+    second.add(world.Note(id=6, text="six"))
+    second.flush()
+    first.coherent = second  # both keep the table's keys guarded
+    first.commit()
+    assert not world.kept("note:6")
+    second.commit()
+    assert world.kept("note:6")
+    first.close(), second.close()
+
+
+def test_several_caches_in_one_session(world: World) -> None:
+    other = world.cache("elsewhere")
+    coherence = Coherence(other)
+    coherence.keeps("member:{id}")(world.User)
+    coherence.watch(world.sessions)
+    with world.sessions() as session:
+        session.get_one(world.User, 1).age = 50
+        session.flush()
+        assert not world.kept("user:1")
+        assert not world.kept("member:1")
+        session.commit()
+    assert world.kept("member:1")
+
+
+def test_more_rows_than_one_guard_takes(world: World) -> None:
+    with world.sessions() as session:
+        session.add_all(world.Note(id=n, text="") for n in range(100, 1300))
+        session.flush()
+        assert not world.kept("note:100")
+        assert not world.kept("note:1299")
+        session.commit()
+    assert world.kept("note:100")
+    assert world.kept("note:1299")
+
+
+def test_a_guard_that_would_not_outlast_the_commit_stops_it(servers: Servers, tmp_path: Path) -> None:
+    world = World(servers, tmp_path, hold=1.0, commit_needs=0.9995)
+    try:
+        with world.sessions() as session:
+            session.get_one(world.User, 1).age = 50
+            with pytest.raises(NotGuarded, match="nothing was committed"):
+                session.commit()
+            session.rollback()
+        assert world.servers.primary.sql("SELECT age FROM person WHERE id = 1") == "1"
+        assert world.kept("user:1")
+    finally:
+        world.close()
+
+
+# ---- statements
+
+
+STATEMENTS = {
+    "text": text("UPDATE person SET age = 50 WHERE id = 1"),
+    "text of a cte": text("WITH c AS (UPDATE person SET age = 50 WHERE id = 1 RETURNING id) SELECT * FROM c"),
+    "truncate": text("TRUNCATE person CASCADE"),
+}
+
+
+@pytest.mark.parametrize("which", [*STATEMENTS, "core", "orm", "driver", "bulk"])
+def test_a_statement_past_the_flush_voids_the_table(world: World, which: str) -> None:
+    world.coherence.get_or_load(world.User, 1)
+    world.servers.caught_up()
+    assert world.there.get("user:1", level="latest") is not None
+    with world.sessions() as session:
+        if which == "core":
+            session.execute(update(world.User.__table__).values(age=50))
+        elif which == "orm":
+            session.execute(update(world.User).values(age=50))
+        elif which == "driver":
+            session.connection().exec_driver_sql("DELETE FROM note")
+            session.connection().exec_driver_sql("UPDATE person SET age = 50")
+        elif which == "bulk":
+            session.bulk_update_mappings(world.User, [{"id": 1, "age": 50, "version": 1}])
+        else:
+            session.execute(STATEMENTS[which])
+        assert world.gone("user:1")
+        if which != "truncate":  # which lets nobody read meanwhile
+            assert world.coherence.get_or_load(world.User, 1)["age"] == 1
+            wait_until("the answer to be gone", lambda: world.gone("user:1"), 0.5, every=0.001)
+        session.commit()
+    after = world.coherence.get_or_load(world.User, 1)
+    assert after is None if which == "truncate" else after["age"] == 50
+
+
+def test_a_select_is_no_change(world: World) -> None:
+    world.coherence.get_or_load(world.User, 1)
+    with world.sessions() as session:
+        session.execute(text("SELECT * FROM person WHERE id = 1 FOR UPDATE"))
+        session.execute(select(world.User).with_for_update())
+        session.execute(text("UPDATE team SET name = 'x'"))
+        session.commit()
+    assert world.there.get("user:1", level="latest") is not None
+
+
+def test_a_flush_does_not_void_the_table(world: World) -> None:
+    world.coherence.get_or_load(world.User, 2)
+    with world.sessions.begin() as session:
+        session.get_one(world.User, 1).age = 50
+        session.add(world.User(email="4@x"))
+        session.delete(session.get_one(world.User, 3))
+    assert world.there.get("user:2", level="latest") is not None
+
+
+@pytest.mark.parametrize("raw", ["warn", "error"])
+def test_a_statement_past_the_flush_is_reported(servers: Servers, tmp_path: Path, raw: str) -> None:
+    world = World(servers, tmp_path, raw=raw)
+    try:
+        with world.sessions() as session:
+            if raw == "warn":
+                with pytest.warns(UncoveredStatementWarning, match="past the flush"):
+                    session.execute(STATEMENTS["text"])
+                session.commit()
+            else:
+                with pytest.raises(UncoveredStatement, match="User's table"):
+                    session.execute(STATEMENTS["text"])
+                session.rollback()
+        age = world.servers.primary.sql("SELECT age FROM person WHERE id = 1")
+        assert age == ("50" if raw == "warn" else "1")
+    finally:
+        world.close()
+
+
+def test_what_nobody_can_look_into_is_reported(world: World) -> None:
+    with world.sessions() as session, pytest.warns(UncoveredStatementWarning, match="nobody can tell"):
+        session.execute(text("DO $$ BEGIN NULL; END $$"))
+
+
+def test_a_statement_outside_of_a_watched_session_is_reported(world: World) -> None:
+    with world.sessions() as session:
+        session.get_one(world.User, 1)
+    with world.engine.begin() as connection, pytest.warns(UncoveredStatementWarning, match="outside"):
+        connection.execute(STATEMENTS["text"])
+
+
+# ---- the explicit helper
+
+
+def test_execute_guards_exactly_the_changed_rows(world: World) -> None:
+    world.fill("user:3")
+    with world.sessions() as session:
+        changes = world.coherence.execute(session, update(world.User).where(world.User.age < 3).values(age=50))
+        assert changes.exact
+        assert sorted(row["id"] for row in changes.rows) == [1, 2]
+        assert not world.kept("user:1")
+        assert not world.kept("user:2")
+        assert world.there.get("user:3", level="latest") == "old"
+        session.commit()
+    assert world.kept("user:1")
+
+
+def test_execute_guards_the_keys_that_rows_leave(world: World) -> None:
+    with world.sessions() as session:
+        world.coherence.execute(session, update(world.User).where(world.User.id == 1).values(email="new@x"))
+        assert not world.kept("user-by-email:1@x")
+        assert not world.kept("user-by-email:new@x")
+        session.commit()
+
+
+def test_execute_deletes_and_inserts(world: World) -> None:
+    with world.sessions() as session:
+        world.coherence.execute(session, delete(world.User).where(world.User.id == 2))
+        rows = [{"email": f"{n}@x", "version": 1, "age": 0} for n in (5, 6)]
+        changes = world.coherence.execute(session, insert(world.User), rows)
+        assert changes.exact
+        assert changes.count == 2
+        assert not world.kept("user:2")
+        assert not world.kept("user-by-email:6@x")
+        session.commit()
+    assert world.kept("user:2")
+
+
+def test_changing_names_the_rows_of_statements(world: World) -> None:
+    world.fill("user:3", tags=["table:person"])
+    with world.sessions() as session:
+        with world.coherence.changing(session, world.User, 1):
+            session.execute(STATEMENTS["text"])
+            assert not world.kept("user:1")
+        session.commit()
+    assert world.there.get("user:3", level="latest") == "old"
+    assert world.kept("user:1")
+
+
+# ---- Redis away
+
+
+def test_without_redis_a_flush_is_refused_before_the_database_is_touched(servers: Servers, tmp_path: Path) -> None:
+    world = World(servers, tmp_path)
+    try:
+        with world.sessions() as session:
+            user = session.get_one(world.User, 1)
+            session.commit()
+            session.refresh(user)
+            user.age = 50
+            statements = world.statements()
+            servers.redis.kill()
+            with pytest.raises((freshet.NetworkError, freshet.DeadlinePassed)):
+                session.commit()
+            assert not [statement for statement in statements if statement.startswith("UPDATE")]
+            session.rollback()
+        assert servers.primary.sql("SELECT age FROM person WHERE id = 1") == "1"
+    finally:
+        if not servers.redis.alive():
+            servers.redis.start()
+        world.close()
+
+
+def test_without_redis_the_change_may_go_on_and_is_sent_later(servers: Servers, tmp_path: Path) -> None:
+    world = World(servers, tmp_path, when_redis_is_away="invalidate_after")
+    try:
+        servers.redis.kill()
+        with world.sessions() as session:
+            session.get_one(world.User, 1).age = 50
+            session.commit()
+        assert servers.primary.sql("SELECT age FROM person WHERE id = 1") == "50"
+        assert world.here.stats().outbox > 0
+        servers.redis.start()
+        wait_until("the outbox to be sent", lambda: world.here.stats().outbox == 0, 20)
+    finally:
+        if not servers.redis.alive():
+            servers.redis.start()
+        world.close()
+
+
+# ---- reading
+
+
+def test_get_or_load_reads_the_row_once_and_carries_its_tags_and_version(world: World) -> None:
+    value = world.coherence.get_or_load(world.User, 1)
+    assert value == {"id": 1, "email": "1@x", "age": 1, "team_id": 7, "version": 1}
+    answer = world.there.lookup("user:1")
+    assert answer.value == value
+    assert answer.source_version == 1
+    world.there.invalidate_tags("age:1")
+    assert world.there.get("user:1") is None
+    assert world.coherence.get_or_load(world.User, 99) is None
+    assert world.there.lookup("user:99", level="latest").absent
+
+
+def test_a_loader_does_not_see_what_its_session_has_not_committed(world: World) -> None:
+    with world.sessions() as session:
+        session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        session.execute(text("SELECT 1 FROM person"))
+        world.servers.primary.sql("UPDATE person SET age = 70 WHERE id = 1")
+        world.there.invalidate("user:1")
+        assert world.coherence.get_or_load(world.User, 1)["age"] == 70
+
+
+def test_get_gives_an_object_of_the_session_without_asking_the_database(world: World) -> None:
+    world.coherence.get_or_load(world.User, 1)
+    statements = world.statements()
+    with world.sessions() as session:
+        user = world.coherence.get(session, world.User, 1)
+        assert (user.age, user.email) == (1, "1@x")
+        assert user in session
+        assert statements == []
+        assert world.coherence.get(session, world.User, 1) is user
+        user.age = 50
+        session.commit()
+        assert user.version == 2
+    assert world.coherence.get_or_load(world.User, 1)["age"] == 50
+
+
+def test_get_sees_what_its_own_session_changes(world: World) -> None:
+    world.coherence.get_or_load(world.Note, 1)
+    with world.sessions() as session:
+        session.execute(text("UPDATE note SET text = 'mine'"))
+        assert world.coherence.get(session, world.Note, 1).text == "mine"
+
+
+def test_the_replica_is_read_when_nothing_has_changed_lately(world: World) -> None:
+    asked: list[str] = []
+    replica = world.coherence.reading.replica
+    primary = world.coherence.reading.primary
+    assert replica is not None
+    assert primary is not None
+    world.coherence.reading.replica = lambda: (asked.append("replica"), replica())[1]
+    world.coherence.reading.primary = lambda: (asked.append("primary"), primary())[1]
+    with world.sessions.begin() as session:
+        session.get_one(world.User, 1).age = 50
+    assert world.coherence.get_or_load(world.User, 1)["age"] == 50
+    assert asked == ["primary"]
+
+
+def test_threads_do_not_share_a_transactions_guards(world: World) -> None:
+    first = world.sessions()
+    first.get_one(world.User, 1).age = 50
+    first.flush()
+
+    def other() -> None:
+        with world.sessions.begin() as session:
+            session.get_one(world.User, 2).age = 60
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert not world.kept("user:1")
+    assert world.kept("user:2")
+    first.close()
