@@ -8,7 +8,7 @@ class NotGuarded(RuntimeError):
 
 
 class UncoveredStatement(RuntimeError):
-    """A statement changes a declared table past the session's flush, and `raw="error"` was asked for: it was not run."""
+    """A statement changes a declared table past the session's flush; as `raw="error"` asks, it was not run."""
 
 
 class UncoveredStatementWarning(UserWarning):

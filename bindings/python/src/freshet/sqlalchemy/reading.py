@@ -150,7 +150,7 @@ class Reading:
 def columns_of(instance: Any) -> dict[str, Any]:
     """The columns' attributes that are loaded, by name."""
     state = inspect(instance)
-    return {name: state.dict[name] for name in state.mapper.column_attrs if name in state.dict}
+    return {one.key: state.dict[one.key] for one in state.mapper.column_attrs if one.key in state.dict}
 
 
 def attach(session: Session, kept: Kept, value: Any) -> Any:
