@@ -246,7 +246,7 @@ class Servers:
         )
 
     def reads(self, table: str) -> int:
-        """How many SELECTs on `table` PostgreSQL has run, primary and replica, since `count_anew`."""
+        """How many SELECTs on `table`, locking ones apart, primary and replica have run since `count_anew`."""
         asked = (
             "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements "
             f"WHERE query ~* '^\\s*select.*\\m{table}\\M' AND query !~* 'for update'"

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, attributes, make_transient_to_detached
 import freshet
 
 from .declare import Kept
+from .sharing import Tasks, Threads
 from .work import changed_key
 
 if TYPE_CHECKING:
@@ -30,6 +31,25 @@ if TYPE_CHECKING:
 LATELY_S = 10.0  # as long as the library tells loaders of a changed key to prefer the primary
 SETTLED_S = 3600.0
 UNKEPT_S = 0.001  # the shortest that the library knows
+
+
+class Found(NamedTuple):
+    """What was read, to be told to each load that waits for it."""
+
+    value: Any
+    tags: tuple[str, ...]
+    version: int
+    keep: bool
+
+    def told(self, request: Any) -> Any:
+        """The loader's answer."""
+        for tag in self.tags:
+            request.tag(tag)
+        if self.version:
+            request.source_version = self.version
+        if not self.keep:
+            request.ttl = UNKEPT_S
+        return self.value
 
 
 class Table(NamedTuple):
@@ -62,6 +82,7 @@ class Reading:
         self, coherence: Coherence, primary: Callable[[], Any] | None, replica: Callable[[], Any] | None
     ) -> None:
         self.coherence, self.primary, self.replica = coherence, primary, replica
+        self.threads, self.tasks = Threads(), Tasks()
 
     def key(self, kept: Kept, ident: Any) -> str:
         key = kept.key.fill(kept.ident_values(ident))
@@ -69,27 +90,21 @@ class Reading:
             raise ValueError(f"{kept.cls.__name__}: {kept.key.text!r} cannot be made of the primary key {ident!r}")
         return key
 
-    def factory(self, kept: Kept, request: Any, table: Table) -> Callable[[], Any]:
+    def factory(self, kept: Kept, primary: bool) -> Callable[[], Any]:
         """Whom to ask."""
         if self.primary is None:
             raise ValueError(f"{kept.cls.__name__}: nothing to load with; give the Coherence `primary`, a sessionmaker")
-        if self.replica is None or request.prefer_primary or table.lately:
+        if self.replica is None or primary:
             return self.primary
         return self.replica
 
-    def answer(self, kept: Kept, request: Any, table: Table, instance: Any) -> Any:
+    def found(self, kept: Kept, table: Table, instance: Any) -> Found:
         """What Session.get has found, as what is to be cached."""
-        if table.open:
-            request.ttl = UNKEPT_S
-        values = {} if instance is None else kept.values(inspect(instance))
-        for tag in kept.row_tags(values):
-            request.tag(tag)
         if instance is None:
-            return freshet.ABSENT
-        row = kept.row(values)
-        if row.version:
-            request.source_version = row.version
-        return kept.value(instance) if kept.value is not None else columns_of(instance)
+            return Found(freshet.ABSENT, tuple(kept.row_tags({})), 0, not table.open)
+        values = kept.values(inspect(instance))
+        value = kept.value(instance) if kept.value is not None else columns_of(instance)
+        return Found(value, tuple(kept.row_tags(values)), kept.row(values).version, not table.open)
 
     def load_options(self, kept: Kept, read: dict[str, Any]) -> dict[str, Any]:
         return {"ttl": kept.ttl, "absent_ttl": kept.absent_ttl, **read}
@@ -97,15 +112,19 @@ class Reading:
     def value(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
         key = self.key(kept, ident)
 
-        def load(request: Any) -> Any:
+        def read_row(primary: bool) -> Found:
             table = UNKNOWN
             for _ in range(ASKED):
                 table = table_of(kept.cache.load(changed_key(kept.table_tag), mark, level="latest"))
                 if not table.open:
                     break
-            with self.factory(kept, request, table)() as session:
-                found = session.get(kept.cls, ident, options=kept.load_options)
-                return self.answer(kept, request, table, found)
+            with self.factory(kept, primary or table.lately)() as session:
+                return self.found(kept, table, session.get(kept.cls, ident, options=kept.load_options))
+
+        def load(request: Any) -> Any:
+            primary = bool(request.prefer_primary)
+            found: Found = self.threads.read((kept.cache.name, key, primary), lambda: read_row(primary))
+            return found.told(request)
 
         return kept.cache.get_or_load(key, load, **self.load_options(kept, read))
 
@@ -115,15 +134,19 @@ class Reading:
         async def marked(request: Any) -> Any:
             return mark(request)
 
-        async def load(request: Any) -> Any:
+        async def read_row(primary: bool) -> Found:
             table = UNKNOWN
             for _ in range(ASKED):
                 table = table_of(await kept.cache.aio.load(changed_key(kept.table_tag), marked, level="latest"))
                 if not table.open:
                     break
-            async with self.factory(kept, request, table)() as session:
-                found = await session.get(kept.cls, ident, options=kept.load_options)
-                return self.answer(kept, request, table, found)
+            async with self.factory(kept, primary or table.lately)() as session:
+                return self.found(kept, table, await session.get(kept.cls, ident, options=kept.load_options))
+
+        async def load(request: Any) -> Any:
+            primary = bool(request.prefer_primary)
+            found: Found = await self.tasks.read((kept.cache.name, key, primary), lambda: read_row(primary))
+            return found.told(request)
 
         return await kept.cache.aio.get_or_load(key, load, **self.load_options(kept, read))
 
