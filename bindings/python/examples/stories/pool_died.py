@@ -20,7 +20,7 @@ from .story import main, must, stale
 TITLE = "When the pool died: a hot key expires under load"
 READERS, BOUND, TTL, SLOW_S, WRITE_EVERY_S = 32, 0.5, 2.0, 0.15, 1.4
 POOL_SIZE, POOL_TIMEOUT_S = 2, 0.25
-POINTS = {"reader has read": (0.1, 0.8)}
+POINTS = {"reader has read": (0.3, 0.8)}
 
 
 async def write_now_and_then(client: Client, until: float) -> None:
