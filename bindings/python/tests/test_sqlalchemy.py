@@ -1,148 +1,29 @@
-# ruff: noqa: UP045 - SQLAlchemy reads the annotations at run time, also on Python 3.9
-"""freshet.sqlalchemy with plain sessions, against a real PostgreSQL and a real Redis.
-
-The claims are about what is cached while and after a session changes rows.  "Somebody else" is a second cache object on
-a tier of its own: another host.  What a guard does is told by whether a load under the key leaves anything behind.
-"""
+"""freshet.sqlalchemy with plain sessions, against a real PostgreSQL and a real Redis; see sqlalchemy_world.py."""
 
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("psycopg")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+pytest.importorskip("redis")
 
-from sqlalchemy import ForeignKey, create_engine, delete, event, insert, select, text, update
+from sqlalchemy import delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
-from stories.servers import Missing, Servers, postgres_bin, redis_server, wait_until
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy_world import Servers, World, servers, world
+from stories.servers import wait_until
 
 import freshet
 from freshet.sqlalchemy import Coherence, NotGuarded, UncoveredStatement, UncoveredStatementWarning
 
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    try:
-        postgres_bin(), redis_server()
-    except Missing as missing:
-        pytest.skip(str(missing))
-    with Servers(apply_delay=0.0) as servers:
-        yield servers
-
-
-class World:
-    """Mapped classes, an engine, two hosts' caches and a Coherence, all fresh."""
-
-    def __init__(self, servers: Servers, folder: Path, **options: Any) -> None:
-        self.servers, self.folder, self.caches = servers, folder, list[freshet.Cache]()
-        keyring = folder / "keys"
-        freshet.keygen(str(keyring))
-        self.keyring = keyring
-        self.here, self.there = self.cache("here"), self.cache("there")
-        self.engine = create_engine(servers.primary.url("psycopg"))
-        assert servers.replica is not None
-        self.replica_engine = create_engine(servers.replica.url("psycopg"))
-        self.sessions = sessionmaker(self.engine)
-        self.coherence = Coherence(
-            self.here, primary=sessionmaker(self.engine), replica=sessionmaker(self.replica_engine), **options
-        )
-        coherence = self.coherence
-
-        class Base(DeclarativeBase):
-            pass
-
-        class Team(Base):
-            __tablename__ = "team"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            name: Mapped[str]
-            members: Mapped[list[User]] = relationship(back_populates="team", cascade="all, delete-orphan")
-
-        @coherence.keeps(
-            "user:{id}", keys=["user-by-email:{email}"], also=["team-summary:{team_id}"], tags=["team:{team_id}"],
-            carries=["age:{age}"],
-        )  # fmt: skip
-        class User(Base):
-            __tablename__ = "person"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            email: Mapped[str] = mapped_column(unique=True)
-            age: Mapped[int] = mapped_column(default=0)
-            team_id: Mapped[Optional[int]] = mapped_column(ForeignKey("team.id"))
-            team: Mapped[Optional[Team]] = relationship(back_populates="members")
-            version: Mapped[int] = mapped_column()
-            __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
-
-        @coherence.keeps("note:{id}")
-        class Note(Base):
-            __tablename__ = "note"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            text: Mapped[str]
-            author_id: Mapped[Optional[int]] = mapped_column(ForeignKey("person.id", ondelete="CASCADE"))
-
-        Base.registry.configure()
-        self.Base, self.Team, self.User, self.Note = Base, Team, User, Note
-        Base.metadata.drop_all(self.engine)
-        Base.metadata.create_all(self.engine)
-        coherence.watch(self.sessions)
-        with Session(self.engine) as session:  # not watched: as if it had always been so
-            session.add_all([Team(id=7, name="seven"), Team(id=8, name="eight")])
-            session.flush()
-            session.add_all(User(email=f"{n}@x", age=n, team_id=7) for n in (1, 2, 3))
-            session.add(Note(id=1, text="one"))
-            session.commit()
-        self.servers.caught_up()
-
-    def cache(self, name: str, **options: Any) -> freshet.Cache:
-        cache = freshet.Cache(
-            f"world-{self.folder.name}"[:60], url=self.servers.redis.url, keyring=str(self.keyring),
-            dir=str(self.folder / name), serializer=freshet.PICKLE, **options,
-        )  # fmt: skip
-        self.caches.append(cache)
-        return cache
-
-    def close(self) -> None:
-        for engine in (self.engine, self.replica_engine):
-            engine.dispose()
-        for cache in self.caches:
-            cache.close()
-
-    def fill(self, *keys: str, cache: Optional[freshet.Cache] = None, **options: Any) -> None:
-        """There is an old answer under these keys, on both hosts."""
-        for key in keys:
-            (cache or self.there).set(key, "old", **options)
-            assert self.there.get(key) == "old"
-            assert self.here.get(key) == "old"
-
-    def kept(self, key: str) -> bool:
-        """Does a load by another host leave its answer behind?"""
-        self.there.load(key, lambda request: "loaded")
-        return self.there.get(key, level="latest") == "loaded"
-
-    def statements(self) -> list[str]:
-        """The statements that go to the primary from now on."""
-        seen: list[str] = []
-        event.listen(self.engine, "before_cursor_execute", lambda c, k, statement, *rest: seen.append(statement))
-        return seen
-
-    def gone(self, key: str) -> bool:
-        """Is an old answer not served any more, here at once and there when Redis is asked?"""
-        return self.here.get(key) is None and self.there.get(key, level="latest") is None
-
-
-@pytest.fixture
-def world(servers: Servers, tmp_path: Path) -> Iterator[World]:
-    world = World(servers, tmp_path)
-    yield world
-    world.close()
+__all__ = ["servers", "world"]  # fixtures
 
 
 def test_a_flush_guards_before_its_first_statement(world: World) -> None:

@@ -60,11 +60,10 @@ def run(seconds: float) -> list[Tally]:
     """`seconds` of load, half for either way."""
     with Servers() as servers, two_hosts(servers, settings_for(servers, bound=BOUND, points=POINTS)) as hosts:
         tallies = []
-        for way, label, first in (("set", "textbook: commit, then set", 0), ("freshet", "freshet", 100_000)):
+        for way, label, first in (("setting", "textbook: commit, then set", 0), ("freshet", "freshet", 100_000)):
             insert_rows(servers, first, ROWS)
-            servers.count_anew()
             tally = asyncio.run(load(way, label, [str(host.socket) for host in hosts], first, seconds / 2))
-            tally.reads = servers.reads("product")
+            tally.reads = servers.reads("product", way)
             tallies.append(tally)
         return tallies
 

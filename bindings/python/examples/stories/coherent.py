@@ -14,7 +14,7 @@ class Coherent(Shop):
     """One declaration, one `watch`."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(settings, "freshet")
         self.cache = freshet.Cache(
             "shop", url=settings.redis, keyring=settings.keyring, dir=settings.tier, max_staleness=settings.bound,
             serializer=freshet.JSON,

@@ -20,12 +20,12 @@ from .story import main, must, stale
 
 TITLE = "Database and cache under high concurrency: both orders, a failed delete with retry, reversed writers"
 WAYS = (
-    ("first", "textbook: delete, then commit"),
-    ("delete", "textbook: commit, then delete"),
-    ("set", "textbook: commit, then set"),
+    ("deleting_first", "textbook: delete, then commit"),
+    ("deleting", "textbook: commit, then delete"),
+    ("setting", "textbook: commit, then set"),
     ("freshet", "freshet"),
 )
-ROWS, READERS, WRITERS, BOUND = 5, 3, 2, 0.5
+ROWS, READERS, WRITERS, BOUND = 12, 3, 2, 0.5
 POINTS = {"reader has read": (0.2, 0.06), "writer will commit": (0.2, 0.04), "writer has committed": (0.2, 0.04)}
 
 
@@ -48,7 +48,7 @@ async def load(servers: Servers, sockets: Sequence[str], seconds: float, down: f
         tasks += [client.keep_reading(range(ROWS), until, 0.05) for _ in range(READERS)]
         tasks += [client.keep_writing(range(ROWS), until, 0.3) for _ in range(WRITERS)]
         tallies.append(tally)
-    await asyncio.gather(outage(servers, (seconds - down) / 2, down), *tasks)
+    await asyncio.gather(outage(servers, (seconds - down) / 3, down), *tasks)
     return tallies
 
 
@@ -59,20 +59,19 @@ def run(seconds: float) -> list[Tally]:
         with two_hosts(servers, settings) as hosts:
             for number in range(len(WAYS)):
                 insert_rows(servers, number * 100_000, ROWS)
-            servers.count_anew()
             sockets = [str(host.socket) for host in hosts]
             tallies = asyncio.run(load(servers, sockets, seconds, min(10.0, seconds * 2 / 3)))
-            for number, tally in enumerate(tallies):
-                tally.reads = servers.reads("product", way=number)
+            for (way, _), tally in zip(WAYS, tallies):
+                tally.reads = servers.reads("product", way)
     return tallies
 
 
 def claims(tallies: Sequence[Tally]) -> None:
     """Besides: Freshet went on after the outage, and said no during it."""
-    stale(tallies)
     must("freshet: no write was refused; Redis was not down", tallies[-1].failed > 0)
     must("freshet: it did not go on after the outage", tallies[-1].writes > 0)
+    stale(tallies)
 
 
 if __name__ == "__main__":
-    main(TITLE, run, claims, 15.0)
+    main(TITLE, run, claims, 14.5)

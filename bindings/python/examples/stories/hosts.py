@@ -14,7 +14,7 @@ import freshet
 
 from .load import Connection
 from .servers import Child, Servers
-from .shop import TABLE, Settings
+from .shop import TABLE, WAYS, Settings
 
 WORKERS = 2
 EXAMPLES = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ class Host(Child):
 @contextmanager
 def two_hosts(servers: Servers, settings: Settings) -> Iterator[list[Host]]:
     """Start them, end them."""
-    servers.primary.sql(TABLE)
+    servers.primary.sql(";".join([TABLE, *(f"CREATE ROLE {way} SUPERUSER LOGIN" for way in WAYS)]))
     servers.caught_up()
     hosts = [Host(servers.folder / name, settings) for name in ("host-1", "host-2")]
     try:
@@ -73,9 +73,9 @@ def settings_for(servers: Servers, **options: object) -> Settings:
     """The settings of a story with these servers; makes the fleet's keyring."""
     keyring = servers.folder / "keys"
     freshet.keygen(str(keyring))
-    replica = servers.replica.url() if servers.replica is not None else None
+    replica = str(servers.replica.sockets) if servers.replica is not None else None
     return Settings(
-        primary=servers.primary.url(), redis=servers.redis.url, keyring=str(keyring), tier="", replica=replica,
+        primary=str(servers.primary.sockets), redis=servers.redis.url, keyring=str(keyring), tier="", replica=replica,
         **options,  # type: ignore[arg-type]
     )  # fmt: skip
 

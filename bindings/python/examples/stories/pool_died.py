@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from .hosts import WORKERS, insert_rows, settings_for, two_hosts
 from .load import Client, Oracle, Tally
 from .servers import Servers
-from .story import main, must, stale
+from .story import Unseen, main, must, stale
 
+WAYS = (("deleting", "textbook: commit, then delete", 0), ("freshet", "freshet", 100_000))
 TITLE = "When the pool died: a hot key expires under load"
-READERS, BOUND, TTL, SLOW_S, WRITE_EVERY_S = 32, 0.5, 2.0, 0.15, 1.4
+READERS, BOUND, TTL, SLOW_S, WRITE_EVERY_S = 32, 0.3, 2.0, 0.15, 1.0
 POOL_SIZE, POOL_TIMEOUT_S = 2, 0.25
-POINTS = {"reader has read": (0.3, 0.8)}
+POINTS = {"reader has read": (0.12, 0.6)}
 
 
 async def write_now_and_then(client: Client, until: float) -> None:
@@ -57,26 +58,25 @@ def run(seconds: float) -> list[Tally]:
         )  # fmt: skip
         with two_hosts(servers, settings) as hosts:
             tallies = []
-            for way, label, first in (("delete", "textbook: commit, then delete", 0), ("freshet", "freshet", 100_000)):
+            for way, label, first in WAYS:
                 insert_rows(servers, first, 1)
-                servers.count_anew()
                 tally = asyncio.run(load(way, label, [str(host.socket) for host in hosts], first, seconds / 2))
-                tally.reads = servers.reads("product")
+                tally.reads = servers.reads("product", way)
                 tallies.append(tally)
     return tallies
 
 
 def claims(tallies: Sequence[Tally]) -> None:
     """The pool: the textbook's was exhausted, Freshet's never; and one read of the database a miss."""
-    stale(tallies)
     textbook, ours = tallies
-    must("the textbook's pool was never exhausted; this shows nothing", textbook.failed > 0)
     must(f"freshet: {ours.failed} requests failed", ours.failed == 0)
     elapsed = WRITE_EVERY_S * (ours.writes / 2 + 2)
     misses = 1 + elapsed / TTL + ours.writes  # the first, each expiry at most, each change
     unshared = WORKERS * 2 * ours.writes  # who asks while a change is being committed is not joined
     must(f"freshet: {ours.reads} database reads for some {misses:.0f} misses", ours.reads <= misses + unshared)
+    stale(tallies)
+    must("the textbook's pool was not exhausted this time", textbook.failed > 0, Unseen)
 
 
 if __name__ == "__main__":
-    main(TITLE, run, claims, 10.0)
+    main(TITLE, run, claims, 12.0)

@@ -192,8 +192,8 @@ class Postgres(Child):
             raise RuntimeError(f"psql: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def url(self, driver: str = "asyncpg") -> str:
-        return f"postgresql+{driver}://postgres@/postgres?host={self.sockets}"
+    def url(self, driver: str = "asyncpg", role: str = "postgres") -> str:
+        return f"postgresql+{driver}://{role}@/postgres?host={self.sockets}"
 
 
 class Servers:
@@ -245,14 +245,10 @@ class Servers:
             lambda: replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{target}'::pg_lsn") == "t",
         )
 
-    def reads(self, table: str) -> int:
-        """How many SELECTs on `table`, locking ones apart, primary and replica have run since `count_anew`."""
+    def reads(self, table: str, role: str) -> int:
+        """How many SELECTs on `table`, locking ones apart, primary and replica have run for `role` so far."""
         asked = (
-            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements "
-            f"WHERE query ~* '^\\s*select.*\\m{table}\\M' AND query !~* 'for update'"
+            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements JOIN pg_roles ON userid = pg_roles.oid "
+            f"WHERE rolname = '{role}' AND query ~* '^\\s*select.*\\m{table}\\M' AND query !~* 'for update'"
         )
         return sum(int(server.sql(asked)) for server in self._postgres())
-
-    def count_anew(self) -> None:
-        for server in self._postgres():
-            server.sql("SELECT pg_stat_statements_reset()")

@@ -1,6 +1,6 @@
 """The web service of the stories: `uvicorn stories.service:app`, with its settings in the environment (STORY).
 
-    GET /WAY/product/17             the product, or null       WAY is set, delete or first (see textbook.py), or freshet
+    GET /WAY/product/17             the product, or null       WAY is one of shop.py's
     PUT /WAY/product/17?price=3     change it; &crash=1: and let this worker die as soon as the database has committed
     POST /WAY/product/17?price=3    create it
 
@@ -22,24 +22,23 @@ from starlette.routing import Route
 import freshet
 
 from .coherent import Coherent
-from .shop import Settings
+from .shop import WAYS, Settings
 from .textbook import Textbook
 
-WAYS: dict[str, Any] = {}
+shops: dict[str, Any] = {}
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     settings = Settings.of_environment()
-    WAYS.update({order: Textbook(settings, order) for order in ("set", "delete", "first")})
-    WAYS["freshet"] = Coherent(settings)
+    shops.update((way, Coherent(settings) if way == "freshet" else Textbook(settings, way)) for way in WAYS)
     yield
-    for way in WAYS.values():
+    for way in shops.values():
         await way.close()
 
 
 async def product(request: Request) -> JSONResponse:
-    way, ident = WAYS[request.path_params["way"]], request.path_params["ident"]
+    way, ident = shops[request.path_params["way"]], request.path_params["ident"]
     try:
         if request.method == "GET":
             return JSONResponse(await way.get(ident))

@@ -30,7 +30,7 @@ from sqlalchemy.util import await_only
 class Settings:
     """A story's, handed to its workers as JSON in the environment.  Times in seconds."""
 
-    primary: str
+    primary: str  # the folder of its socket
     redis: str
     keyring: str
     tier: str  # the host's folder in memory
@@ -66,6 +66,7 @@ class Product(Base):
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy's own way
 
 
+WAYS = ("setting", "deleting", "deleting_first", "freshet")  # see textbook.py, coherent.py
 TABLE = "CREATE TABLE product (id int PRIMARY KEY, price int NOT NULL, version int NOT NULL)"
 
 
@@ -88,15 +89,17 @@ class Points:
 class Shop:
     """Engines and sessions of one worker; the class below it keeps a cache."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.points = settings, Points(settings.points)
+    def __init__(self, settings: Settings, way: str) -> None:
+        """`way` is also the role as which it is known to PostgreSQL, so that its reads can be told apart."""
+        self.settings, self.points, self.way = settings, Points(settings.points), way
         self.engine = self._engine(settings.primary)
         self.replica_engine = self._engine(settings.replica) if settings.replica else self.engine
         self.writing = async_sessionmaker(self.engine, expire_on_commit=False)
         self.reading = self._reading(self.replica_engine)
         self.reading_primary = self._reading(self.engine)
 
-    def _engine(self, url: str) -> AsyncEngine:
+    def _engine(self, server: str) -> AsyncEngine:
+        url = f"postgresql+asyncpg://{self.way}@/postgres?host={server}"
         size, timeout = self.settings.pool_size, self.settings.pool_timeout
         return create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=timeout)
 

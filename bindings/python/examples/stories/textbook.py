@@ -1,8 +1,8 @@
 """The textbook's ways: cache-aside on Redis with a time to live, and what to do on a write in three orders.
 
-    set      commit, then write the new value into the cache (write-through)
-    delete   commit, then delete the key
-    first    delete the key, then commit
+    setting          commit, then write the new value into the cache (write-through)
+    deleting         commit, then delete the key
+    deleting_first   delete the key, then commit
 
 A cache call that fails is tried again in the background with growing pauses, as the books say; a read without Redis
 goes to the database.  Each of them is in use in thousands of services, and each goes stale by itself.
@@ -21,15 +21,14 @@ from sqlalchemy.orm import Session
 
 from .shop import Product, Settings, Shop, as_dict
 
-RETRY_FIRST_S, RETRY_LONGEST_S = 0.1, 2.0
+RETRY_FIRST_S, RETRY_LONGEST_S = 0.1, 5.0
 
 
 class Textbook(Shop):
     """One of the three orders."""
 
-    def __init__(self, settings: Settings, order: str) -> None:
-        super().__init__(settings)
-        self.order = order
+    def __init__(self, settings: Settings, way: str) -> None:
+        super().__init__(settings, way)
         self.redis = redis.Redis.from_url(settings.redis, socket_timeout=0.5, socket_connect_timeout=0.5)
         self.retries: set[asyncio.Task[None]] = set()
         own = type("TextbookSession", (Session,), {})
@@ -53,12 +52,12 @@ class Textbook(Shop):
 
     async def update(self, ident: int, price: int, crash: bool = False) -> dict[str, int]:
         key = f"product:{ident}"
-        if self.order == "first":
+        if self.way == "deleting_first":
             await self._surely(lambda: self.redis.delete(key))
         value = await self.change(ident, price, crash)
-        if self.order == "set":
+        if self.way == "setting":
             await self._surely(lambda: self._store(key, value))
-        elif self.order == "delete":
+        elif self.way == "deleting":
             await self._surely(lambda: self.redis.delete(key))
         return value
 
