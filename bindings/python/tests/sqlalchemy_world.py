@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+import redis
 from sqlalchemy import ForeignKey, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
@@ -120,6 +121,10 @@ class World:
         """Does a load by another host leave its answer behind?"""
         self.there.load(key, lambda request: "loaded")
         return self.there.get(key, level="latest") == "loaded"
+
+    def redis(self, *command: str) -> None:
+        with redis.Redis(unix_socket_path=str(self.servers.redis.socket)) as client:
+            client.execute_command(*command)
 
     def statements(self) -> list[str]:
         """The statements that go to the primary from now on."""

@@ -6,7 +6,7 @@ import gc
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -24,6 +24,16 @@ import freshet
 from freshet.sqlalchemy import Coherence, NotGuarded, UncoveredStatement, UncoveredStatementWarning
 
 __all__ = ["servers", "world"]  # fixtures
+
+
+def versioned(version: int) -> Callable[[Any], str]:
+    """A loader that finds the row at this version."""
+
+    def load(request: Any) -> str:
+        request.source_version = version
+        return "loaded"
+
+    return load
 
 
 def test_a_flush_guards_before_its_first_statement(world: World) -> None:
@@ -198,13 +208,9 @@ def test_a_version_column_is_the_source_version(world: World) -> None:
     with world.sessions.begin() as session:
         session.get_one(world.User, 1).age = 60
 
-    def behind(request: Any) -> str:
-        request.source_version = 2
-        return "behind"
-
-    assert world.there.load("user:1", behind).outdated
-    assert not world.there.load("user:2", behind).outdated
-    assert not world.there.load("team-summary:7", behind).outdated
+    assert world.there.load("user:1", versioned(2)).outdated
+    assert not world.there.load("user:2", versioned(2)).outdated
+    assert not world.there.load("team-summary:7", versioned(2)).outdated
 
 
 def test_a_version_that_was_rolled_back_is_no_version(world: World) -> None:
@@ -213,11 +219,39 @@ def test_a_version_that_was_rolled_back_is_no_version(world: World) -> None:
         session.flush()
         session.rollback()
 
-    def stored(request: Any) -> str:
-        request.source_version = 1
-        return "stored"
+    assert not world.there.load("user:1", versioned(1)).outdated
 
-    assert not world.there.load("user:1", stored).outdated
+
+def test_a_version_of_a_savepoint_that_was_rolled_back_is_no_version(world: World) -> None:
+    with world.sessions() as session:
+        user = session.get_one(world.User, 1)
+        nested = session.begin_nested()
+        user.age = 50
+        session.flush()
+        nested.rollback()
+        session.get_one(world.User, 2).age = 50
+        session.commit()
+    assert not world.there.load("user:1", versioned(1)).outdated
+
+
+def test_keys_that_may_come_to_hold_another_row_have_no_version(world: World) -> None:
+    with world.sessions.begin() as session:
+        for age in (50, 60):
+            session.get_one(world.User, 1).age = age
+            session.flush()
+        session.get_one(world.User, 1).email = "moved@x"
+        session.flush()
+        session.get_one(world.User, 2).email = "1@x"
+    assert not world.there.load("user-by-email:1@x", versioned(2)).outdated
+
+
+def test_a_deleted_row_has_no_version(world: World) -> None:
+    with world.sessions.begin() as session:
+        user = session.get_one(world.User, 1)
+        user.age = 50
+        session.flush()
+        session.delete(user)
+    assert not world.there.load("user:1", versioned(1)).outdated
 
 
 def test_a_commit_whose_outcome_is_unknown_ends_the_guard(world: World) -> None:
@@ -307,6 +341,69 @@ def test_a_guard_that_would_not_outlast_the_commit_stops_it(servers: Servers, tm
         assert world.kept("user:1")
     finally:
         world.close()
+
+
+def test_a_guard_that_was_lost_stops_the_commit(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with world.sessions() as session:
+        session.get_one(world.User, 1).age = 50
+        session.flush()
+        world.redis("FLUSHALL")
+        world.there.invalidate("anything")  # somebody meets the new history, and tells the others of it
+        work = world.coherence.running(session)
+        assert work is not None
+        wait_until("the guard to be known as lost", lambda: work.held[0].left == 0, 10)
+        with pytest.raises(NotGuarded, match="was lost"):
+            session.commit()
+        session.rollback()
+    assert world.servers.primary.sql("SELECT age FROM person WHERE id = 1") == "1"
+    assert "was lost before its end" in caplog.text
+
+
+def test_a_guard_lost_after_the_last_look_is_told_of(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    event.listen(world.sessions, "after_commit", lambda session: world.redis("FLUSHALL"))
+    with world.sessions.begin() as session:
+        session.get_one(world.User, 1).age = 50
+    assert "was lost before its end" in caplog.text
+    assert world.kept("user:1")
+
+
+def test_a_commit_goes_on_when_redis_dies_after_the_flush(servers: Servers, tmp_path: Path) -> None:
+    world = World(servers, tmp_path)
+    try:
+        with world.sessions() as session:
+            session.get_one(world.User, 1).age = 50
+            session.flush()
+            servers.redis.kill()
+            session.commit()
+        assert servers.primary.sql("SELECT age FROM person WHERE id = 1") == "50"
+        assert world.here.get("user:1") is None
+    finally:
+        servers.redis.start()
+        world.close()
+
+
+def test_with_wait_hosts_nobody_serves_the_old_row_when_it_is_written(servers: Servers, tmp_path: Path) -> None:
+    world = World(servers, tmp_path, wait="hosts")
+    try:
+        world.fill("user:1")
+        with world.sessions() as session:
+            session.get_one(world.User, 1).age = 50
+            session.flush()
+            assert world.there.get("user:1", tier_only=True) is None
+            session.commit()
+    finally:
+        world.close()
+
+
+def test_a_session_within_its_connections_transaction_is_told_of(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with world.engine.connect() as connection, connection.begin() as outer:
+        with world.sessions(bind=connection) as session:
+            session.get_one(world.User, 1).age = 50
+            session.commit()
+        assert "within a transaction of its connection" in caplog.text
+        outer.rollback()
 
 
 # ---- statements
@@ -530,18 +627,34 @@ def test_get_sees_what_its_own_session_changes(world: World) -> None:
         assert world.coherence.get(session, world.Note, 1).text == "mine"
 
 
-def test_the_replica_is_read_when_nothing_has_changed_lately(world: World) -> None:
-    asked: list[str] = []
-    replica = world.coherence.reading.replica
-    primary = world.coherence.reading.primary
-    assert replica is not None
-    assert primary is not None
-    world.coherence.reading.replica = lambda: (asked.append("replica"), replica())[1]
-    world.coherence.reading.primary = lambda: (asked.append("primary"), primary())[1]
-    with world.sessions.begin() as session:
-        session.get_one(world.User, 1).age = 50
-    assert world.coherence.get_or_load(world.User, 1)["age"] == 50
-    assert asked == ["primary"]
+def test_the_replica_is_read_unless_something_has_changed_lately(world: World) -> None:
+    """A replica that never gets anything: what it gives is old from the first change on."""
+    assert world.servers.replica is not None
+    world.servers.replica.sql("SELECT pg_wal_replay_pause()")
+    try:
+        with world.sessions.begin() as session:
+            session.get_one(world.User, 1).age = 50
+        assert world.coherence.get_or_load(world.User, 1)["age"] == 50
+        wait_until("the replica to be read", lambda: replica_is_read(world, 2), 30, every=0.5)
+        with world.sessions.begin() as session:
+            session.execute(text("UPDATE person SET age = 70"))
+        for n in (1, 2, 3):
+            assert world.coherence.get_or_load(world.User, n)["age"] == 70
+    finally:
+        world.servers.replica.sql("SELECT pg_wal_replay_resume()")
+
+
+def replica_is_read(world: World, ident: int) -> bool:
+    asked: list[int] = []
+
+    def look(connection: Any, *rest: Any) -> None:
+        asked.append(ident)
+
+    event.listen(world.replica_engine, "before_cursor_execute", look)
+    world.here.invalidate_tags("age:2")
+    assert world.coherence.get_or_load(world.User, ident)["age"] == 2
+    event.remove(world.replica_engine, "before_cursor_execute", look)
+    return bool(asked)
 
 
 def test_threads_do_not_share_a_transactions_guards(world: World) -> None:

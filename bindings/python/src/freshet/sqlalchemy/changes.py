@@ -107,7 +107,7 @@ def exactly(session: Session, statement: Any, parameters: Any, table: Table, kep
     kept, many = kepts[0], isinstance(parameters, (list, tuple))
     if len(kepts) > 1 or kept.more is not None or len(kept.columns(table)) < len(kept.selected):
         return False
-    if statement._returning or (many and not statement.is_insert):
+    if statement.returning_column_descriptions or (many and not statement.is_insert):
         return False
     dialect = session.get_bind(kept.mapper).dialect
     if statement.is_insert:

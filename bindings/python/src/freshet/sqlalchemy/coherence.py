@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, object_session, scoped_session
 
 from .aio import AsyncCoherence
+from .calls import LOG
 from .changes import Changes, change_rows
 from .declare import Kept, Row, Template
 from .errors import UncoveredStatement, UncoveredStatementWarning
@@ -206,6 +207,7 @@ class Coherence:
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         self._owner[connection] = weakref.ref(session)
+        self.work_of(session).connections.append(connection)
         if connection.engine not in self._engines:
             self._engines.add(connection.engine)
             event.listen(connection.engine, "before_cursor_execute", self._before_cursor_execute)
@@ -259,7 +261,7 @@ class Coherence:
         """Guard all these, in one guard a cache."""
         keys: dict[str, tuple[Any, set[str]]] = {}
         for kept, row in rows.items():
-            keys.setdefault(kept.cache.name, (kept.cache, set()))[1].update(row.keys | row.derived)
+            keys.setdefault(kept.cache.name, (kept.cache, set()))[1].update(row.keys)
             work.tag(kept, row.tags)
         for cache, names in keys.values():
             if names:
@@ -305,6 +307,7 @@ class Coherence:
         rows: dict[Kept, Row] = {}
         for kept, state, deleted in work.flushed:
             if deleted:
+                work.unversioned(kept, kept.row({**kept.values(state), **kept.identity_values(state)}))
                 continue
             values = kept.values(state)
             if any(name not in values for name in kept.selected) and not self._known(kept, state, values):
@@ -331,6 +334,7 @@ class Coherence:
             work.flushed.clear()
             work.flushing.clear()
             work.seen.clear()
+            work.versions.clear()  # of a savepoint, perhaps: without a version nothing that is stored is refused
 
     def _before_commit(self, session: Session) -> None:
         if session.in_nested_transaction():
@@ -349,8 +353,16 @@ class Coherence:
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.parent is None:
             work = self._work.pop(session, None)
-            if work is not None:
-                work.end()
+            if work is None:
+                return
+            for connection in work.connections:
+                self._owner.pop(connection, None)
+            if work.held and isinstance(session.bind, Connection) and session.bind.in_transaction():
+                LOG.warning(
+                    "the session has ended within a transaction of its connection's, which goes on: the guards end "
+                    "now, and what is read until that commits may be kept; bind sessions to an engine"
+                )
+            work.end()
 
     # ---- statements
 

@@ -43,6 +43,11 @@ class Template:
         return self.text.format_map(values)
 
 
+def filled(templates: Iterable[Template], values: Values) -> frozenset[str]:
+    """What they make of these values, as far as they can."""
+    return frozenset(name for name in (template.fill(values) for template in templates) if name is not None)
+
+
 def version_number(value: object) -> int:
     """A version column's value as a source version, which must rise: integers and times do.  0: it is neither."""
     if isinstance(value, bool):
@@ -59,15 +64,15 @@ def version_number(value: object) -> int:
 class Row:
     """The keys and tags of one row as it is, or was."""
 
-    keys: frozenset[str] = frozenset()  # that hold the row itself
-    derived: frozenset[str] = frozenset()  # that are made of it and others: its version says nothing of them
+    keys: frozenset[str] = frozenset()  # that hold the row, or are made of it and others
+    own: frozenset[str] = frozenset()  # of them: those that never hold another row, so that its version is theirs
     tags: frozenset[str] = frozenset()
     version: int = 0
 
     def plus(self, other: Row) -> Row:
         return Row(
             self.keys | other.keys,
-            self.derived | other.derived,
+            self.own | other.own,
             self.tags | other.tags,
             max(self.version, other.version),
         )
@@ -155,10 +160,12 @@ class Kept:
 
     def row(self, values: Values) -> Row:
         """Keys and tags of a row with these values."""
+        holding = (self.key, *self.others)
+        identifying = [template for template in holding if set(template.fields) <= set(self.identity_fields)]
         return Row(
-            frozenset(key for key in (template.fill(values) for template in (self.key, *self.others)) if key),
-            frozenset(key for key in (template.fill(values) for template in self.also) if key),
-            frozenset(tag for tag in (template.fill(values) for template in self.tags) if tag),
+            filled((*holding, *self.also), values),
+            filled(identifying, values),
+            filled(self.tags, values),
             version_number(values.get(self.version_field)) if self.version_field else 0,
         )
 
@@ -168,7 +175,7 @@ class Kept:
         return [self.table_tag, *(tag for tag in carried if tag)]
 
     def more_of(self, instance: object) -> Row:
-        return Row(derived=frozenset(self.more(instance))) if self.more is not None else Row()
+        return Row(keys=frozenset(self.more(instance))) if self.more is not None else Row()
 
     def identity_values(self, state: InstanceState[Any]) -> dict[str, Any]:
         """Of a row that the database has: its primary key there, whatever the object says meanwhile."""

@@ -60,8 +60,6 @@ class Table(NamedTuple):
 
 
 UNKNOWN = Table(open=True, lately=True)
-ASKED = 2  # the first time the answer is made, the second time it is found, unless a guard keeps it from being kept
-
 
 def mark(request: Any) -> Any:
     """The loader of a table's key: there is never a value, only a time for which that is known."""
@@ -70,9 +68,10 @@ def mark(request: Any) -> Any:
 
 
 def table_of(answer: Any) -> Table:
-    """Loaded just now means: perhaps not kept, as under a guard."""
-    loaded = answer.source == "loader" or answer.stale or not answer.absent
-    return Table(loaded, loaded or answer.ttl is None or answer.ttl <= LATELY_S)
+    """What Redis's answer for a table's key says; no answer: there is none, or a guard keeps it from being kept."""
+    if not answer.absent or answer.stale:
+        return UNKNOWN
+    return Table(open=False, lately=answer.ttl is None or answer.ttl <= LATELY_S)
 
 
 class Reading:
@@ -109,15 +108,28 @@ class Reading:
     def load_options(self, kept: Kept, read: dict[str, Any]) -> dict[str, Any]:
         return {"ttl": kept.ttl, "absent_ttl": kept.absent_ttl, **read}
 
+    def table(self, kept: Kept) -> Table:
+        """The first time the answer is made, and looked for again: whether it was kept is what counts."""
+        key = changed_key(kept.table_tag)
+        table = table_of(kept.cache.lookup(key, level="latest"))
+        if table.open:
+            kept.cache.load(key, mark)  # not as "latest", which always prefers the primary
+            table = table_of(kept.cache.lookup(key, level="latest"))
+        return table
+
+    async def table_awaiting(self, kept: Kept) -> Table:
+        key = changed_key(kept.table_tag)
+        table = table_of(await kept.cache.aio.lookup(key, level="latest"))
+        if table.open:
+            await kept.cache.aio.load(key, mark)
+            table = table_of(await kept.cache.aio.lookup(key, level="latest"))
+        return table
+
     def value(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
         key = self.key(kept, ident)
 
         def read_row(primary: bool) -> Found:
-            table = UNKNOWN
-            for _ in range(ASKED):
-                table = table_of(kept.cache.load(changed_key(kept.table_tag), mark, level="latest"))
-                if not table.open:
-                    break
+            table = self.table(kept)
             with self.factory(kept, primary or table.lately)() as session:
                 return self.found(kept, table, session.get(kept.cls, ident, options=kept.load_options))
 
@@ -131,15 +143,8 @@ class Reading:
     async def value_awaiting(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
         key = self.key(kept, ident)
 
-        async def marked(request: Any) -> Any:
-            return mark(request)
-
         async def read_row(primary: bool) -> Found:
-            table = UNKNOWN
-            for _ in range(ASKED):
-                table = table_of(await kept.cache.aio.load(changed_key(kept.table_tag), marked, level="latest"))
-                if not table.open:
-                    break
+            table = await self.table_awaiting(kept)
             async with self.factory(kept, primary or table.lately)() as session:
                 return self.found(kept, table, await session.get(kept.cls, ident, options=kept.load_options))
 

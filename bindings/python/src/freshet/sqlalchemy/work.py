@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy import Connection
+
 import freshet
 
 from .calls import LOG, Held, Step, begin_guard, leave, run
@@ -51,6 +53,7 @@ class Work:
         self.broken = ""  # why it must not be committed
         self.seen: dict[Any, Kept] = {}  # states of the running flush whose old row is accounted for
         self.flushed: list[tuple[Kept, Any, bool]] = []  # and those it has written; whether it deleted them
+        self.connections: list[Connection] = []
         self.flushing: set[str] = set()  # the tables of all these
         self._end = weakref.finalize(self, _abandoned, self.held)
         self._end.atexit = False
@@ -76,7 +79,7 @@ class Work:
 
     def change(self, kept: Kept, row: Row) -> None:
         """A row of these keys and tags changes."""
-        self.guard(kept.cache, row.keys | row.derived)
+        self.guard(kept.cache, row.keys)
         self.tag(kept, row.tags)
 
     def tag(self, kept: Kept, tags: Iterable[str]) -> None:
@@ -87,8 +90,13 @@ class Work:
         """This is the row's version once it is committed."""
         if row.version:
             versions = self.versions.setdefault(kept.cache.name, {})
-            for key in row.keys:
+            for key in row.own:
                 versions[key] = max(versions.get(key, 0), row.version)
+
+    def unversioned(self, kept: Kept, row: Row) -> None:
+        """The row is gone; what comes under its key one day may begin at 1."""
+        for key in row.own:
+            self.versions.get(kept.cache.name, {}).pop(key, None)
 
     def change_table(self, kept: Kept) -> None:
         """Nobody knows which rows change: guard the key that stands for that, then void all entries of the table.
