@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import warnings
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_a_session_thrown_away_lets_its_guards_go(world: World) -> None:
         warnings.simplefilter("ignore")
         del session
         gc.collect()
+        gc.collect()  # the database's connection goes back a round later
     wait_until("the guard's end", lambda: world.kept("user:1"), 5)
 
 
@@ -635,7 +637,8 @@ def test_the_replica_is_read_unless_something_has_changed_lately(world: World) -
         with world.sessions.begin() as session:
             session.get_one(world.User, 1).age = 50
         assert world.coherence.get_or_load(world.User, 1)["age"] == 50
-        wait_until("the replica to be read", lambda: replica_is_read(world, 2), 30, every=0.5)
+        idents = itertools.count(1000)
+        wait_until("the replica to be read", lambda: replica_is_read(world, next(idents)), 30, every=0.5)
         with world.sessions.begin() as session:
             session.execute(text("UPDATE person SET age = 70"))
         for n in (1, 2, 3):
@@ -651,8 +654,7 @@ def replica_is_read(world: World, ident: int) -> bool:
         asked.append(ident)
 
     event.listen(world.replica_engine, "before_cursor_execute", look)
-    world.here.invalidate_tags("age:2")
-    assert world.coherence.get_or_load(world.User, ident)["age"] == 2
+    assert world.coherence.get_or_load(world.User, ident) is None
     event.remove(world.replica_engine, "before_cursor_execute", look)
     return bool(asked)
 

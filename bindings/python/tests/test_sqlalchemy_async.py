@@ -169,6 +169,7 @@ async def test_a_session_thrown_away_lets_its_guards_go(sessions: Sessions) -> N
         warnings.simplefilter("ignore")
         del session
         gc.collect()
+        gc.collect()
     await until("the guard's end", lambda: sessions.kept("user:1"))
 
 

@@ -1,15 +1,12 @@
 """Reading rows through the cache: what a loader may read with, and when its result may be kept.
 
 A loader has a session of its own, so that no older snapshot, no identity map and no uncommitted change gets into the
-cache.  It reads from the replica unless that may be behind.  For a change of a key the library knows; of a table that
-was changed by statements, whose rows nobody named, the table's own key tells:
+cache.  It reads from the replica unless the library prefers the primary, as it does for a while after a change of the
+key, and of any tag.
 
-    guarded, or not known    a statement's transaction is open, or Redis is away: read the primary, keep nothing
-    changed lately           read the primary
-    settled                  read the replica
-
-It is read from Redis's master each time, after the load began: so a guard begun before is seen, and one begun later
-voids what is loaded, by the tag.
+While a statement whose rows nobody named is being committed, the table's own key is guarded: then nothing is kept.
+Redis's master is asked for it in each load, after the load began: so a guard begun before is seen, and one begun later
+voids what is loaded, by the table's tag.
 """
 
 from __future__ import annotations
@@ -28,8 +25,7 @@ from .work import changed_key
 if TYPE_CHECKING:
     from .coherence import Coherence
 
-LATELY_S = 10.0  # as long as the library tells loaders of a changed key to prefer the primary
-SETTLED_S = 3600.0
+SETTLED_S = 3600.0  # for so long an unguarded table's key has an answer, which any change of it voids
 UNKEPT_S = 0.001  # the shortest that the library knows
 
 
@@ -52,26 +48,15 @@ class Found(NamedTuple):
         return self.value
 
 
-class Table(NamedTuple):
-    """What is known of a table's changes by statements."""
-
-    open: bool
-    lately: bool
-
-
-UNKNOWN = Table(open=True, lately=True)
-
 def mark(request: Any) -> Any:
-    """The loader of a table's key: there is never a value, only a time for which that is known."""
-    request.ttl = LATELY_S if request.prefer_primary else SETTLED_S
+    """The loader of a table's key: there is never a value, only that an answer could be kept."""
+    request.ttl = SETTLED_S
     return freshet.ABSENT
 
 
-def table_of(answer: Any) -> Table:
-    """What Redis's answer for a table's key says; no answer: there is none, or a guard keeps it from being kept."""
-    if not answer.absent or answer.stale:
-        return UNKNOWN
-    return Table(open=False, lately=answer.ttl is None or answer.ttl <= LATELY_S)
+def confirmed(answer: Any) -> bool:
+    """Has Redis the answer of a table's key?"""
+    return bool(answer.absent and not answer.stale)
 
 
 class Reading:
@@ -97,41 +82,39 @@ class Reading:
             return self.primary
         return self.replica
 
-    def found(self, kept: Kept, table: Table, instance: Any) -> Found:
+    def found(self, kept: Kept, settled: bool, instance: Any) -> Found:
         """What Session.get has found, as what is to be cached."""
         if instance is None:
-            return Found(freshet.ABSENT, tuple(kept.row_tags({})), 0, not table.open)
+            return Found(freshet.ABSENT, tuple(kept.row_tags({})), 0, settled)
         values = kept.values(inspect(instance))
         value = kept.value(instance) if kept.value is not None else columns_of(instance)
-        return Found(value, tuple(kept.row_tags(values)), kept.row(values).version, not table.open)
+        return Found(value, tuple(kept.row_tags(values)), kept.row(values).version, settled)
 
     def load_options(self, kept: Kept, read: dict[str, Any]) -> dict[str, Any]:
         return {"ttl": kept.ttl, "absent_ttl": kept.absent_ttl, **read}
 
-    def table(self, kept: Kept) -> Table:
-        """The first time the answer is made, and looked for again: whether it was kept is what counts."""
+    def settled(self, kept: Kept) -> bool:
+        """Is no statement on the table under way?  The first time the answer is made, and must be found to be kept."""
         key = changed_key(kept.table_tag)
-        table = table_of(kept.cache.lookup(key, level="latest"))
-        if table.open:
-            kept.cache.load(key, mark)  # not as "latest", which always prefers the primary
-            table = table_of(kept.cache.lookup(key, level="latest"))
-        return table
+        if not confirmed(kept.cache.lookup(key, level="latest")):
+            kept.cache.load(key, mark)
+            return confirmed(kept.cache.lookup(key, level="latest"))
+        return True
 
-    async def table_awaiting(self, kept: Kept) -> Table:
+    async def settled_awaiting(self, kept: Kept) -> bool:
         key = changed_key(kept.table_tag)
-        table = table_of(await kept.cache.aio.lookup(key, level="latest"))
-        if table.open:
+        if not confirmed(await kept.cache.aio.lookup(key, level="latest")):
             await kept.cache.aio.load(key, mark)
-            table = table_of(await kept.cache.aio.lookup(key, level="latest"))
-        return table
+            return confirmed(await kept.cache.aio.lookup(key, level="latest"))
+        return True
 
     def value(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
         key = self.key(kept, ident)
 
         def read_row(primary: bool) -> Found:
-            table = self.table(kept)
-            with self.factory(kept, primary or table.lately)() as session:
-                return self.found(kept, table, session.get(kept.cls, ident, options=kept.load_options))
+            settled = self.settled(kept)
+            with self.factory(kept, primary)() as session:
+                return self.found(kept, settled, session.get(kept.cls, ident, options=kept.load_options))
 
         def load(request: Any) -> Any:
             primary = bool(request.prefer_primary)
@@ -144,9 +127,9 @@ class Reading:
         key = self.key(kept, ident)
 
         async def read_row(primary: bool) -> Found:
-            table = await self.table_awaiting(kept)
-            async with self.factory(kept, primary or table.lately)() as session:
-                return self.found(kept, table, await session.get(kept.cls, ident, options=kept.load_options))
+            settled = await self.settled_awaiting(kept)
+            async with self.factory(kept, primary)() as session:
+                return self.found(kept, settled, await session.get(kept.cls, ident, options=kept.load_options))
 
         async def load(request: Any) -> Any:
             primary = bool(request.prefer_primary)
