@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -29,10 +29,11 @@ from .shop import Settings
 from .story import main, stale
 
 TITLE = "Cache and database disagree: replica lag, failed invalidation, write-write race, manual UPDATE"
-ROWS, READERS, WRITERS, BOUND, LAG_S, HOLD_S = 4, 4, 2, 0.5, 1.0, 1.5
-POINTS = {"writer has committed": (0.3, 0.08)}
+ROWS, READERS, WRITERS, BOUND, LAG_S, HOLD_S = 4, 4, 2, 0.5, 0.7, 1.5
+RACE_EVERY_S = 0.9
+POINTS = {"writer has committed": (0.5, 0.08)}
 
-Trouble = Callable[["Part"], Awaitable[None]]
+Trouble = Callable[["Part"], Coroutine[Any, Any, None]]
 
 
 class Part:
@@ -59,14 +60,22 @@ class Part:
 
 
 async def write(part: Part) -> None:
-    """Writers that know of nothing: for the lag, and for the race."""
+    """Writers that know of nothing."""
     await asyncio.gather(*(part.client.keep_writing(range(ROWS), part.until, 0.3) for _ in range(WRITERS)))
 
 
+async def race(part: Part) -> None:
+    """Now and then two of them want the same row at once, each on a host of his own."""
+    pairs = [part.client.connect() for _ in range(ROWS)]
+    while time.monotonic() + RACE_EVERY_S < part.until:
+        writes = [part.client.write(one, ident) for ident, pair in enumerate(pairs) for one in pair]
+        await asyncio.gather(asyncio.sleep(RACE_EVERY_S), *writes)
+
+
 async def crash(part: Part) -> None:
-    """A worker dies right after the commit.  Its host's other worker goes on."""
+    """A worker dies right after the commit.  Each way has a host to harm, whose other worker goes on."""
     await asyncio.sleep(0.5)
-    connection = random.choice(part.client.connect())
+    connection = part.client.connect()[part.client.way == "freshet"]
     await part.client.write(connection, 0, crash=True)
     await part.aside(part.look)
 
@@ -105,11 +114,11 @@ def invalidate(settings: Settings, keys: Sequence[str]) -> None:
     subprocess.run(command, check=True)
 
 
-PARTS: tuple[tuple[str, str, Trouble], ...] = (
-    ("replica lag", "deleting", write),
-    ("failed invalidation", "deleting", crash),
-    ("write-write race", "setting", write),
-    ("manual UPDATE", "deleting", operate),
+PARTS: tuple[tuple[str, str, Trouble, float], ...] = (  # the last: its share of the time
+    ("replica lag", "deleting", write, 0.2),
+    ("failed invalidation", "deleting", crash, 0.25),
+    ("write-write race", "setting", race, 0.35),
+    ("manual UPDATE", "deleting", operate, 0.2),
 )
 
 
@@ -117,8 +126,8 @@ async def load(
     servers: Servers, settings: Settings, sockets: Sequence[str], number: int, seconds: float
 ) -> list[Tally]:
     """One part: the textbook and Freshet at the same time."""
-    name, way, trouble = PARTS[number]
-    until, tasks, tallies = time.monotonic() + seconds, [], []
+    name, way, trouble, share = PARTS[number]
+    until, tasks, tallies = time.monotonic() + share * seconds, [], []
     for place, (one, label) in enumerate(((way, "textbook"), ("freshet", "freshet"))):
         tally, oracle, first = Tally(f"{name}: {label}", BOUND), Oracle(), (2 * number + place + 1) * 1000
         client = Client(one, sockets, tally, oracle, first)
@@ -135,7 +144,7 @@ async def load(
 
 
 def run(seconds: float) -> list[Tally]:
-    """`seconds` of load, a quarter for each part."""
+    """`seconds` of load, the parts one after the other."""
     with Servers(apply_delay=LAG_S) as servers:
         settings = settings_for(servers, bound=BOUND, points=POINTS, hold=HOLD_S)
         with two_hosts(servers, settings) as hosts:
@@ -143,7 +152,7 @@ def run(seconds: float) -> list[Tally]:
             sockets = [str(host.socket) for host in hosts]
             tallies = []
             for number in range(len(PARTS)):
-                tallies += asyncio.run(load(servers, settings, sockets, number, seconds / len(PARTS)))
+                tallies += asyncio.run(load(servers, settings, sockets, number, seconds))
     return tallies
 
 

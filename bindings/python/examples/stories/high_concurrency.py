@@ -53,14 +53,14 @@ async def load(servers: Servers, sockets: Sequence[str], seconds: float, down: f
 
 
 def run(seconds: float) -> list[Tally]:
-    """`seconds` of load; Redis is down for the middle of it, two thirds of the time but at most 10 s."""
+    """`seconds` of load; Redis is down for the middle of it, three quarters of the time but at most 10 s."""
     with Servers(redis_keeps=True) as servers:
         settings = settings_for(servers, bound=BOUND, points=POINTS)
         with two_hosts(servers, settings) as hosts:
             for number in range(len(WAYS)):
                 insert_rows(servers, number * 100_000, ROWS)
             sockets = [str(host.socket) for host in hosts]
-            tallies = asyncio.run(load(servers, sockets, seconds, min(10.0, seconds * 2 / 3)))
+            tallies = asyncio.run(load(servers, sockets, seconds, min(10.0, 0.75 * seconds)))
             for (way, _), tally in zip(WAYS, tallies):
                 tally.reads = servers.reads("product", way)
     return tallies
@@ -74,4 +74,4 @@ def claims(tallies: Sequence[Tally]) -> None:
 
 
 if __name__ == "__main__":
-    main(TITLE, run, claims, 14.5)
+    main(TITLE, run, claims, 13.5)

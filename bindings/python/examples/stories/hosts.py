@@ -41,7 +41,7 @@ class Host(Child):
         self.ready("the web service", lambda: asyncio.run(self._answers()))
 
     async def _answers(self) -> bool:
-        """Do all workers answer?  The socket is shared, so ask until nobody is slow any more."""
+        """Is there a worker?  The others are there soon, and nobody is asked by name."""
         connection = Connection(str(self.socket))
         try:
             status, _ = await connection.ask("GET", "/freshet/product/0")
@@ -56,7 +56,6 @@ class Host(Child):
 def two_hosts(servers: Servers, settings: Settings) -> Iterator[list[Host]]:
     """Start them, end them."""
     servers.primary.sql(";".join([TABLE, *(f"CREATE ROLE {way} SUPERUSER LOGIN" for way in WAYS)]))
-    servers.caught_up()
     hosts = [Host(servers.folder / name, settings) for name in ("host-1", "host-2")]
     try:
         for host in hosts:
