@@ -22,6 +22,7 @@ pytest.importorskip("redis")
 from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy_world import Servers, World, servers, world
+from stories.servers import wait_until
 
 from freshet.sqlalchemy import Coherence
 from freshet.sqlalchemy.sharing import Tasks, Threads
@@ -165,12 +166,34 @@ async def test_a_session_thrown_away_lets_its_guards_go(sessions: Sessions) -> N
     (await session.get_one(sessions.world.User, 1)).age = 50
     await session.flush()
     assert not await sessions.kept("user:1")
+    async with redis_stopped(sessions.world.servers):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            began = time.monotonic()
+            del session
+            gc.collect()
+            assert time.monotonic() - began < 0.5  # the collector does not wait for Redis
+    gc.collect()
+    await until("the guard's end", lambda: sessions.kept("user:1"))
+
+
+def test_a_session_that_outlives_its_event_loop_lets_its_guards_go(world: World) -> None:
+    left: list[Any] = []
+
+    async def flush() -> None:
+        sessions = Sessions(world)
+        left.append(sessions.make())
+        (await left[0].get_one(world.User, 1)).age = 50
+        await left[0].flush()
+
+    asyncio.run(flush())
+    assert not world.kept("user:1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        del session
+        left.clear()
         gc.collect()
         gc.collect()
-    await until("the guard's end", lambda: sessions.kept("user:1"))
+    wait_until("the guard's end", lambda: world.kept("user:1"), 5)
 
 
 @asynchronous

@@ -37,6 +37,11 @@ class Held:
     guard: Any
     blocking: bool
 
+    def end_blocking(self, source_version: int) -> Any:
+        """End it on this thread, also one that an event loop has begun, when that is not there to wait with."""
+        guard = self.guard if self.blocking else self.guard._guard
+        return guard.end(source_version=source_version)
+
     @property
     def left(self) -> float:
         """For so many seconds it holds, even if this process dies now; 0: lost."""
@@ -53,9 +58,11 @@ class Step:
     tags: frozenset[str] = frozenset()
     source_version: int = 0
 
-    def call(self, cache: Any) -> Any:
-        """The call itself; on `cache.aio` it gives an awaitable."""
+    def call(self, cache: Any, blocking: bool) -> Any:
+        """The call itself; on `cache.aio`, not `blocking`, it gives an awaitable."""
         if self.held is not None:
+            if blocking or self.held.blocking:
+                return self.held.end_blocking(self.source_version)
             return self.held.guard.end(source_version=self.source_version)
         if self.tags:
             return cache.invalidate_tags(*sorted(self.tags))
@@ -93,10 +100,7 @@ def run(steps: Iterable[Step]) -> None:
     if awaiting():
         await_only(asyncio.shield(_task(_run_awaiting(steps))))
         return
-    theirs = [step for step in steps if step.held is not None and not step.held.blocking]
-    _run_blocking([step for step in steps if step not in theirs])
-    if theirs:
-        leave(theirs)
+    _run_blocking(steps)
 
 
 def leave(steps: Iterable[Step]) -> None:
@@ -105,9 +109,7 @@ def leave(steps: Iterable[Step]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        blocking = [step for step in steps if step.held is None or step.held.blocking]
-        if blocking:
-            threading.Thread(target=_run_blocking, args=(blocking,), name="freshet-guards", daemon=True).start()
+        threading.Thread(target=_run_blocking, args=(steps,), name="freshet-guards", daemon=True).start()
     else:
         _task(_run_awaiting(steps))
 
@@ -122,7 +124,7 @@ def _task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 def _run_blocking(steps: list[Step]) -> None:
     for step in steps:
         try:
-            step.told(step.call(step.cache))
+            step.told(step.call(step.cache, blocking=True))
         except freshet.FreshetError as error:
             step.failed(error)
 
@@ -130,7 +132,7 @@ def _run_blocking(steps: list[Step]) -> None:
 async def _run_awaiting(steps: list[Step]) -> None:
     for step in steps:
         try:
-            change = step.call(step.cache.aio)
+            change = step.call(step.cache.aio, blocking=False)
             step.told(change if step.held is not None and step.held.blocking else await change)
         except freshet.FreshetError as error:
             step.failed(error)

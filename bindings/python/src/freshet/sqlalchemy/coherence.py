@@ -19,7 +19,7 @@ from .changes import Changes, change_rows
 from .declare import Kept, Row, Template
 from .errors import UncoveredStatement, UncoveredStatementWarning
 from .reading import Reading
-from .statements import NOTHING, Changed, dependents, of_execution
+from .statements import NAMES, NOTHING, Changed, dependents, of_execution
 from .work import Work
 
 C = TypeVar("C", bound=type)
@@ -88,6 +88,7 @@ class Coherence:
         self.aio = AsyncCoherence(self)
         self.reading = Reading(self, primary, replica)
         self._by_mapper: weakref.WeakKeyDictionary[Mapper[Any], tuple[Kept, ...]] = weakref.WeakKeyDictionary()
+        self._by_class: weakref.WeakKeyDictionary[type, Kept] = weakref.WeakKeyDictionary()
         self._work: weakref.WeakKeyDictionary[Session, Work] = weakref.WeakKeyDictionary()
         self._owner: weakref.WeakKeyDictionary[Connection, weakref.ref[Session]] = weakref.WeakKeyDictionary()
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -117,7 +118,8 @@ class Coherence:
         """A class decorator: rows of this mapped class are cached under these keys.
 
         key, keys   templates of the keys that hold the row; `key` is get_or_load's, and made of the primary key
-        also, more  templates, or a function of the object, of keys whose values are made of this row and others
+        also, more  templates, or a function of the object, of keys whose values are made of this row and others.
+                    The function is not asked for rows that statements change: give such entries `tags_of` the class
         tags        templates of tags that a change of the row voids: of lists, sums and whatever else it is part of
         carries     templates of the tags that get_or_load's entry of the row itself has, to be voided by others
         table_tag   the tag that it has besides, as all entries of this table ("table:NAME" by default)
@@ -144,16 +146,20 @@ class Coherence:
                 event.listen(cls, name, self._flushes(name), propagate=True)
             self.kept.append(kept)
             self._by_mapper.clear()
+            self._by_class.clear()
             return cls
 
         return declare
 
     def kept_of(self, cls: type) -> Kept:
         """The declaration of this class or the nearest above it; LookupError if there is none."""
-        found = self.of_mapper(inspect(cls))
-        if not found:
-            raise LookupError(f"{cls.__name__} is not declared: decorate it with Coherence.keeps")
-        return found[0]
+        found = self._by_class.get(cls)
+        if found is None:
+            near = self.of_mapper(inspect(cls))
+            if not near:
+                raise LookupError(f"{cls.__name__} is not declared: decorate it with Coherence.keeps")
+            found = self._by_class[cls] = near[0]
+        return found
 
     def of_mapper(self, mapper: Mapper[Any]) -> tuple[Kept, ...]:
         """All declarations that hold for objects of this mapper, the nearest first."""
@@ -404,15 +410,17 @@ class Coherence:
 
     def _touched(self, changed: Changed, statement: str) -> Iterator[Kept]:
         """The declared classes whose rows this changes, also those that a deleted row takes with it."""
-        words = {word.lower() for word in statement.split()}
-        deletes = bool(words & {"delete", "truncate", "merge"})
+        words = {word.lower() for word in NAMES.findall(statement)}
+        deletes, cascades = bool(words & {"delete", "truncate", "merge"}), {"truncate", "cascade"} <= words
         for kept in self.kept:
             if changed.touches(kept.tables):
                 yield kept
             elif deletes:
                 metadata = {table.metadata for table in kept.mapper.tables if isinstance(table, Table)}
                 for name in (table for every in metadata for table in every.tables):
-                    if changed.touches([name]) and any(kept.tables & dependents(every, name) for every in metadata):
+                    if changed.touches([name]) and any(
+                        kept.tables & dependents(every, name, cascades) for every in metadata
+                    ):
                         yield kept
                         break
 
@@ -422,9 +430,9 @@ class Coherence:
         is taken to change these rows and no others.  (For an AsyncSession: within its run_sync.)"""
         kept, work = self.kept_of(cls), self.work_of(session)
         session.connection({"mapper": kept.mapper})
-        identities = [tuple(kept.ident_values(ident).values()) for ident in idents]
+        identities = [kept.identity(ident) for ident in idents]
         change_rows(work, kept, [kept.ident_values(ident) for ident in idents])
-        if kept.moving and identities:
+        if kept.beyond and identities:
             change_rows(work, kept, kept.stored(session.connection({"mapper": kept.mapper}), identities))
         work.covering.append(kept.tables)
         try:

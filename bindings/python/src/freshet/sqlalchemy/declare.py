@@ -123,6 +123,33 @@ class Kept:
         return any(name not in self.identity_fields and name not in self.fixed for name in self.fields)
 
     @cached_property
+    def beyond(self) -> bool:
+        """Are keys or tags made of more than the primary key?"""
+        return not set(self.fields) <= set(self.identity_fields)
+
+    @cached_property
+    def read_options(self) -> dict[str, Any]:
+        return {"ttl": self.ttl, "absent_ttl": self.absent_ttl}
+
+    @cached_property
+    def plain_key(self) -> tuple[str, str] | None:
+        """What stands before and after the primary key, if the key is nothing else."""
+        parts = list(string.Formatter().parse(self.key.text))
+        if self.key.fields != self.identity_fields or len(self.identity_fields) != 1 or parts[0][2] or parts[0][3]:
+            return None
+        return parts[0][0], parts[1][0] if len(parts) > 1 else ""
+
+    def key_of(self, ident: Any) -> str:
+        """get_or_load's key of this primary key."""
+        if type(ident) in (int, str) and self.plain_key is not None:
+            before, after = self.plain_key
+            return f"{before}{ident}{after}"
+        key = self.key.fill(self.ident_values(ident))
+        if key is None:
+            raise ValueError(f"{self.cls.__name__}: {self.key.text!r} cannot be made of the primary key {ident!r}")
+        return key
+
+    @cached_property
     def version_field(self) -> str | None:
         column = self.mapper.version_id_col
         return self.mapper.get_property_by_column(column).key if self.versioned and column is not None else None
@@ -194,6 +221,11 @@ class Kept:
         if len(parts) != len(self.identity_fields):
             raise ValueError(f"{self.cls.__name__}: its primary key is {self.identity_fields}, not {ident!r}")
         return dict(zip(self.identity_fields, parts))
+
+    def identity(self, ident: Any) -> tuple[Any, ...]:
+        """The same as the tuple that an identity map knows."""
+        values = self.ident_values(ident)
+        return tuple(values[name] for name in self.identity_fields)
 
     def locking(self, identities: Sequence[tuple[Any, ...]]) -> Select[Any]:
         """The statement that reads, and locks, the rows of these primary keys."""

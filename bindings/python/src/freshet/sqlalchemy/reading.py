@@ -68,12 +68,6 @@ class Reading:
         self.coherence, self.primary, self.replica = coherence, primary, replica
         self.threads, self.tasks = Threads(), Tasks()
 
-    def key(self, kept: Kept, ident: Any) -> str:
-        key = kept.key.fill(kept.ident_values(ident))
-        if key is None:
-            raise ValueError(f"{kept.cls.__name__}: {kept.key.text!r} cannot be made of the primary key {ident!r}")
-        return key
-
     def factory(self, kept: Kept, primary: bool) -> Callable[[], Any]:
         """Whom to ask."""
         if self.primary is None:
@@ -89,9 +83,6 @@ class Reading:
         values = kept.values(inspect(instance))
         value = kept.value(instance) if kept.value is not None else columns_of(instance)
         return Found(value, tuple(kept.row_tags(values)), kept.row(values).version, settled)
-
-    def load_options(self, kept: Kept, read: dict[str, Any]) -> dict[str, Any]:
-        return {"ttl": kept.ttl, "absent_ttl": kept.absent_ttl, **read}
 
     def settled(self, kept: Kept) -> bool:
         """Is no statement on the table under way?  The first time the answer is made, and must be found to be kept."""
@@ -109,43 +100,45 @@ class Reading:
         return True
 
     def value(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
-        key = self.key(kept, ident)
+        options = {**kept.read_options, **read} if read else kept.read_options
+        return kept.cache.get_or_load(kept.key_of(ident), lambda request: self.load(kept, ident, request), **options)
 
-        def read_row(primary: bool) -> Found:
-            settled = self.settled(kept)
-            with self.factory(kept, primary)() as session:
-                return self.found(kept, settled, session.get(kept.cls, ident, options=kept.load_options))
+    def load(self, kept: Kept, ident: Any, request: Any) -> Any:
+        """The loader."""
+        primary = bool(request.prefer_primary)
+        place = (kept.cache.name, kept.key_of(ident), primary)
+        found: Found = self.threads.read(place, lambda: self.read_row(kept, ident, primary))
+        return found.told(request)
 
-        def load(request: Any) -> Any:
-            primary = bool(request.prefer_primary)
-            found: Found = self.threads.read((kept.cache.name, key, primary), lambda: read_row(primary))
-            return found.told(request)
-
-        return kept.cache.get_or_load(key, load, **self.load_options(kept, read))
+    def read_row(self, kept: Kept, ident: Any, primary: bool) -> Found:
+        settled = self.settled(kept)
+        with self.factory(kept, primary)() as session:
+            return self.found(kept, settled, session.get(kept.cls, ident, options=kept.load_options))
 
     async def value_awaiting(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
-        key = self.key(kept, ident)
+        options = {**kept.read_options, **read} if read else kept.read_options
+        return await kept.cache.aio.get_or_load(
+            kept.key_of(ident), lambda request: self.load_awaiting(kept, ident, request), **options
+        )
 
-        async def read_row(primary: bool) -> Found:
-            settled = await self.settled_awaiting(kept)
-            async with self.factory(kept, primary)() as session:
-                return self.found(kept, settled, await session.get(kept.cls, ident, options=kept.load_options))
+    async def load_awaiting(self, kept: Kept, ident: Any, request: Any) -> Any:
+        """The loader."""
+        primary = bool(request.prefer_primary)
+        place = (kept.cache.name, kept.key_of(ident), primary)
+        found: Found = await self.tasks.read(place, lambda: self.read_row_awaiting(kept, ident, primary))
+        return found.told(request)
 
-        async def load(request: Any) -> Any:
-            primary = bool(request.prefer_primary)
-            found: Found = await self.tasks.read((kept.cache.name, key, primary), lambda: read_row(primary))
-            return found.told(request)
-
-        return await kept.cache.aio.get_or_load(key, load, **self.load_options(kept, read))
+    async def read_row_awaiting(self, kept: Kept, ident: Any, primary: bool) -> Found:
+        settled = await self.settled_awaiting(kept)
+        async with self.factory(kept, primary)() as session:
+            return self.found(kept, settled, await session.get(kept.cls, ident, options=kept.load_options))
 
     def own(self, session: Session, kept: Kept, ident: Any) -> bool:
         """Must the session answer itself: it has the object, or is changing it?"""
-        values = kept.ident_values(ident)
-        identity = tuple(values[name] for name in kept.identity_fields)
-        if kept.mapper.identity_key_from_primary_key(identity) in session.identity_map:
+        if kept.mapper.identity_key_from_primary_key(kept.identity(ident)) in session.identity_map:
             return True
         work = self.coherence.running(session)
-        return work is not None and work.holds(kept, kept.row(values).keys)
+        return work is not None and work.holds(kept, [kept.key_of(ident)])
 
     def instance(self, session: Session, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
         if self.own(session, kept, ident):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import MetaData, Table
+from sqlalchemy import ForeignKey, MetaData, Table
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import TextClause
 
@@ -76,8 +76,11 @@ def _texts(built: Any, statement: str) -> Changed:
     return of_text(statement) if isinstance(inner, TextClause) else NOTHING
 
 
-def dependents(metadata: MetaData, changed: str) -> set[str]:
-    """The tables whose rows the database itself deletes or changes when rows of this one are deleted."""
+def dependents(metadata: MetaData, changed: str, all_keys: bool = False) -> set[str]:
+    """The tables whose rows the database itself deletes or changes when rows of this one are deleted.
+
+    `all_keys`: by TRUNCATE ... CASCADE, which follows every foreign key.
+    """
     found: set[str] = set()
     ahead = [changed]
     while ahead:
@@ -85,11 +88,12 @@ def dependents(metadata: MetaData, changed: str) -> set[str]:
         for table in metadata.tables.values():
             if table.fullname in found or table.fullname == changed:
                 continue
-            for key in table.foreign_keys:
-                if key.ondelete and key.ondelete.upper() not in ("NO ACTION", "RESTRICT") and (
-                    key.column.table.fullname == name
-                ):
-                    found.add(table.fullname)
-                    ahead.append(table.fullname)
-                    break
+            if any(key.column.table.fullname == name and (all_keys or acts(key)) for key in table.foreign_keys):
+                found.add(table.fullname)
+                ahead.append(table.fullname)
     return found
+
+
+def acts(key: ForeignKey) -> bool:
+    """Does the database do something to the row that refers, when the one referred to is deleted?"""
+    return bool(key.ondelete) and str(key.ondelete).upper() not in ("NO ACTION", "RESTRICT")

@@ -164,6 +164,7 @@ class Work:
 
 
 def _abandoned(held: list[Held]) -> None:
-    """The session was thrown away without a close: nobody waits here, the garbage collector least of all."""
+    """The session was thrown away without a close.  A guard that is collected ends itself, and waits for Redis in the
+    garbage collector; here nobody waits."""
     if held:
         leave([Step(one.cache, one) for one in held])
