@@ -52,7 +52,9 @@ class TestFleetMutex(_Fleet, fixtures._GenericMutexTestSuite):  # type: ignore[m
     pass
 
 
-class TestFleetSerializer(_Fleet, fixtures._GenericSerializerTestSuite, fixtures._GenericBackendTestSuite):  # type: ignore[misc]
+class TestFleetSerializer(  # type: ignore[misc]
+    _Fleet, fixtures._GenericSerializerTestSuite, fixtures._GenericBackendTestSuite
+):
     pass
 
 

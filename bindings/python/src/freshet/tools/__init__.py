@@ -30,7 +30,7 @@ def program(name: str) -> str:
     for above in here.parents:
         if os.access(above / "build" / "tools" / name, os.X_OK):
             return str(above / "build" / "tools" / name)
-    raise FileNotFoundError(f"there is no program {name}: install the package, not only its sources, or build the library")
+    raise FileNotFoundError(f"there is no program {name}: install the package whole, or build the repository")
 
 
 def _run(name: str) -> None:
