@@ -264,6 +264,7 @@ def test_a_commit_whose_outcome_is_unknown_ends_the_guard(world: World) -> None:
     with pytest.raises(DBAPIError):
         session.commit()
     session.rollback()
+    assert not world.there.load("user:1", versioned(1)).outdated  # perhaps it was not committed
     assert world.kept("user:1")
     session.close()
 
