@@ -120,7 +120,7 @@ class World:
     def kept(self, key: str) -> bool:
         """Does a load by another host leave its answer behind?"""
         self.there.load(key, lambda request: "loaded")
-        return self.there.get(key, level="latest") == "loaded"
+        return bool(self.there.get(key, level="latest") == "loaded")
 
     def redis(self, *command: str) -> None:
         with redis.Redis(unix_socket_path=str(self.servers.redis.socket)) as client:

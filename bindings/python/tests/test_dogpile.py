@@ -52,8 +52,10 @@ class TestFleetMutex(_Fleet, fixtures._GenericMutexTestSuite):  # type: ignore[m
     pass
 
 
-class TestFleetSerializer(  # type: ignore[misc]
-    _Fleet, fixtures._GenericSerializerTestSuite, fixtures._GenericBackendTestSuite
+class TestFleetSerializer(
+    _Fleet,
+    fixtures._GenericSerializerTestSuite,  # type: ignore[misc]
+    fixtures._GenericBackendTestSuite,  # type: ignore[misc]
 ):
     pass
 

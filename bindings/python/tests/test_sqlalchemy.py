@@ -18,8 +18,8 @@ pytest.importorskip("redis")
 from sqlalchemy import delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import sessionmaker
-from sqlalchemy_world import Servers, World, servers, world
-from stories.servers import wait_until
+from sqlalchemy_world import World, servers, world
+from stories.servers import Servers, wait_until
 
 import freshet
 from freshet.sqlalchemy import Coherence, NotGuarded, UncoveredStatement, UncoveredStatementWarning
@@ -298,12 +298,13 @@ def test_two_sessions_that_guard_the_same_keys_do_not_wait_for_one_another(world
     first.flush()
     second.add(world.Note(id=6, text="six"))
     second.flush()
-    first.coherent = second  # both keep the table's keys guarded
+    first.coherent = second  # type: ignore[attr-defined]  # both keep the table's keys guarded
     first.commit()
     assert not world.kept("note:6")
     second.commit()
     assert world.kept("note:6")
-    first.close(), second.close()
+    first.close()
+    second.close()
 
 
 def test_several_caches_in_one_session(world: World) -> None:
@@ -425,7 +426,7 @@ def test_a_statement_past_the_flush_voids_the_table(world: World, which: str) ->
     assert world.there.get("user:1", level="latest") is not None
     with world.sessions() as session:
         if which == "core":
-            session.execute(update(world.User.__table__).values(age=50))
+            session.execute(update(world.User.__table__).values(age=50))  # type: ignore[arg-type, unused-ignore]
         elif which == "orm":
             session.execute(update(world.User).values(age=50))
         elif which == "driver":

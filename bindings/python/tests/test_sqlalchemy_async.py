@@ -21,8 +21,8 @@ pytest.importorskip("redis")
 
 from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy_world import Servers, World, servers, world
-from stories.servers import wait_until
+from sqlalchemy_world import World, servers, world
+from stories.servers import Servers, wait_until
 
 from freshet.sqlalchemy import Coherence
 from freshet.sqlalchemy.sharing import Tasks, Threads
@@ -67,7 +67,7 @@ def asynchronous(test: Callable[[Sessions], Awaitable[None]]) -> Callable[[World
 
         asyncio.run(whole())
 
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 
@@ -118,7 +118,8 @@ async def test_the_event_loop_goes_on_while_redis_is_asked(sessions: Sessions) -
         (await session.get_one(sessions.world.User, 1)).age = 50
         async with redis_stopped(sessions.world.servers):
             commit = asyncio.create_task(session.commit())
-            gaps, last = [], time.monotonic()
+            gaps: list[float] = []
+            last = time.monotonic()
             while len(gaps) < 40:
                 await asyncio.sleep(0.005)
                 gaps.append(time.monotonic() - last)

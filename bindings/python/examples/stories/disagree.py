@@ -11,16 +11,15 @@ In each the textbook and Freshet are under the same load at the same time, on ro
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
+
+from freshet.tools import program
 
 from .hosts import insert_rows, settings_for, two_hosts
 from .load import Client, Oracle, Tally
@@ -99,19 +98,10 @@ def delete(settings: Settings, keys: Sequence[str]) -> None:
 
 
 def invalidate(settings: Settings, keys: Sequence[str]) -> None:
-    """freshet -n shop --url URL --keyring FILE invalidate product:1 ...; without the tool, the same from Python."""
+    """freshet -n shop --url URL --keyring FILE invalidate product:1 ..."""
     folder = str(Path(settings.keyring).parent / "operator")
-    tool = os.environ.get("FRESHET_TOOL") or shutil.which("freshet")
-    if tool:
-        command = [tool, "-n", "shop", "-d", folder, "--url", settings.redis, "--keyring", settings.keyring]
-        subprocess.run([*command, "invalidate", *keys], check=True, capture_output=True)
-        return
-    script = (
-        "import freshet, sys; name, url, keyring, folder, *keys = sys.argv[1:]\n"
-        "with freshet.Cache(name, url=url, keyring=keyring, dir=folder) as cache: cache.invalidate(*keys)"
-    )
-    command = [sys.executable, "-c", script, "shop", settings.redis, settings.keyring, folder, *keys]
-    subprocess.run(command, check=True)
+    command = [program("freshet"), "-n", "shop", "-d", folder, "--url", settings.redis, "--keyring", settings.keyring]
+    subprocess.run([*command, "invalidate", *keys], check=True, capture_output=True)
 
 
 PARTS: tuple[tuple[str, str, Trouble, float], ...] = (  # the last: its share of the time
