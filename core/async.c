@@ -2,8 +2,8 @@
  * async.c - calls for an event loop: each is the blocking call of freshet.c, run in a fiber; see freshet_async.h.
  *
  * A call copies what it was given into one block, starts its fiber, and is told of by one event at a time: a loader to
- * be called, or its end.  What comes to pass within the very call that began or answered it is told there; the rest
- * stands in a queue until freshet_async_next.
+ * be called, or its end.  What comes to pass within the very call that began or answered it is told there; the rest by
+ * freshet_async_next, which lets one fiber go on at a time, until there is something to tell.
  */
 #include <freshet_async.h>
 
@@ -40,13 +40,12 @@ enum call_kind {
 struct freshet_call {
     struct freshet_async *async;
     struct freshet_call *next, **link; /* among all */
-    struct freshet_call *event_next;
     enum call_kind kind;
     freshet_event_kind event; /* what is to be told of it; NONE: nothing */
     freshet *cache;
     void *user;
     struct fiber *fiber;
-    bool forgotten, done;
+    bool forgotten;
 
     /* What was given; pointers lead into `block`. */
     char *block;
@@ -86,7 +85,7 @@ struct freshet_async {
     uint32_t calls_max, count;
     bool busy; /* in a call on it */
     struct freshet_call *calls;
-    struct freshet_call *events, **events_last;
+    struct freshet_call *told; /* by freshet_async_next, which runs one fiber at a time: there is one at most */
     struct freshet_call *front; /* the one whose event is told at once */
     /* Of the event told last.  Not in it: they may grow, and what stands behind them must not move. */
     char sentence[LOG_SENTENCE];
@@ -101,13 +100,8 @@ static void call_post(struct freshet_call *call, freshet_event_kind event)
     struct freshet_async *async = call->async;
 
     call->event = event;
-    if (async->front == call)
-        return;
-    if (!async->events)
-        fibers_nudge(async->fibers);
-    call->event_next = NULL;
-    *async->events_last = call;
-    async->events_last = &call->event_next;
+    if (async->front != call)
+        async->told = call;
 }
 
 /* As a loader: have the event loop call it, and wait for what it answers. */
@@ -197,7 +191,6 @@ static void call_main(void *arg)
         memcpy(call->sentence, freshet_error(), strlen(freshet_error()) + 1);
     if (call->kind == CALL_GUARD && call->result == FRESHET_OK && call->forgotten)
         (void)freshet_guard_end(call->guard, NULL, NULL);
-    call->done = true;
     if (call->forgotten)
         call_free(call);
     else
@@ -428,21 +421,6 @@ static freshet_result call_start(struct freshet_call *call, freshet_event *event
     return result;
 }
 
-/* Take it from the queue of what is to be told. */
-static void event_withdraw(struct freshet_call *call)
-{
-    struct freshet_async *async = call->async;
-    struct freshet_call **link = &async->events;
-
-    if (call->event == FRESHET_EVENT_NONE)
-        return;
-    while (*link != call)
-        link = &(*link)->event_next;
-    if (!(*link = call->event_next))
-        async->events_last = link;
-    call->event = FRESHET_EVENT_NONE;
-}
-
 bool freshet_async_next(freshet_async *async, freshet_event *event)
 {
     struct freshet_call *call;
@@ -450,17 +428,16 @@ bool freshet_async_next(freshet_async *async, freshet_event *event)
     if (!event || async_check(async, event) != FRESHET_OK)
         return false;
     async->busy = true;
-    while (!async->events && fibers_run(async->fibers))
+    while (!async->told && fibers_run(async->fibers))
         continue;
     async->busy = false;
-    if (!(call = async->events)) {
+    if (!(call = async->told)) {
         freshet_event none = {.struct_size = event->struct_size};
 
         memcpy(event, &none, event->struct_size < sizeof none ? event->struct_size : sizeof none);
         return false;
     }
-    if (!(async->events = call->event_next))
-        async->events_last = &async->events;
+    async->told = NULL;
     event_tell(call, event);
     return true;
 }
@@ -489,19 +466,10 @@ freshet_result freshet_async_answer(freshet_async *async, freshet_call *call, fr
 /* Nobody wants to know: whatever it holds or waits for is let go. */
 static void call_forget(struct freshet_call *call)
 {
-    event_withdraw(call);
     call->forgotten = true;
     if (call->request) { /* as if the loader had failed */
         call->answered = FRESHET_ELOAD;
         fiber_resume(call->fiber);
-    } else if (call->done && call->kind == CALL_GUARD && call->result == FRESHET_OK) {
-        call->kind = CALL_GUARD_END;
-        call->options.write = (freshet_write_options)FRESHET_INIT(freshet_write_options);
-        call->done = false;
-        if (fiber_start(call->async->fibers, call_main, call, &call->fiber) != FRESHET_OK)
-            call_main(call); /* no memory: then here and now, waiting */
-    } else if (call->done) {
-        call_free(call);
     }
 }
 
@@ -534,7 +502,6 @@ freshet_result freshet_async_open(freshet_async **ret_async, const freshet_async
     }
     async->pid = getpid();
     async->calls_max = options.calls_max ? options.calls_max : CALLS_DEFAULT;
-    async->events_last = &async->events;
     *ret_async = async;
     return FRESHET_OK;
 }
@@ -566,8 +533,7 @@ void freshet_async_close(freshet_async *async)
         }
     }
     while (async->calls) { /* of a child: those of its parent */
-        if (!async->calls->done)
-            fiber_abandon(async->calls->fiber);
+        fiber_abandon(async->calls->fiber);
         call_free(async->calls);
     }
     fibers_close(async->fibers);

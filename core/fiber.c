@@ -482,6 +482,26 @@ void wait_pause(int64_t ns)
         (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
 }
 
+static bool fd_is_ours(int fd, const struct stat *was)
+{
+    struct stat is;
+
+    return fd >= 0 && fstat(fd, &is) == 0 && is.st_dev == was->st_dev && is.st_ino == was->st_ino;
+}
+
+/* Have the epoll set readable, so that the loop comes back. */
+static void fibers_nudge(struct fibers *fibers)
+{
+    const uint64_t one = 1;
+    ssize_t rc;
+
+    if (!fd_is_ours(fibers->event_fd, &fibers->event_was))
+        return;
+    do
+        rc = write(fibers->event_fd, &one, sizeof one);
+    while (rc < 0 && errno == EINTR);
+}
+
 /* ---- a condition ---- */
 
 /* A deadline on CLOCK_BOOTTIME as a time of CLOCK_MONOTONIC, which is what a condition can wait for. */
@@ -640,13 +660,6 @@ static int fd_note(int fd, struct stat *ret_was)
     return fd;
 }
 
-static bool fd_is_ours(int fd, const struct stat *was)
-{
-    struct stat is;
-
-    return fd >= 0 && fstat(fd, &is) == 0 && is.st_dev == was->st_dev && is.st_ino == was->st_ino;
-}
-
 freshet_result fibers_open(struct fibers **ret_fibers, uint32_t asks_max)
 {
     struct fibers *fibers = calloc(1, sizeof *fibers);
@@ -697,18 +710,6 @@ void fibers_close(struct fibers *fibers)
 int fibers_fd(const struct fibers *fibers)
 {
     return fibers->epoll_fd;
-}
-
-void fibers_nudge(struct fibers *fibers)
-{
-    const uint64_t one = 1;
-    ssize_t rc;
-
-    if (!fd_is_ours(fibers->event_fd, &fibers->event_was))
-        return;
-    do
-        rc = write(fibers->event_fd, &one, sizeof one);
-    while (rc < 0 && errno == EINTR);
 }
 
 /* Look at the descriptors and at the clock, and make ready whom they concern. */

@@ -41,8 +41,6 @@ freshet_result fibers_open(struct fibers **ret_fibers, uint32_t asks_max);
 /* None may be left, unless this is a child after fork(). */
 void fibers_close(struct fibers *fibers);
 int fibers_fd(const struct fibers *fibers);
-/* Have fibers_fd readable, so that the loop comes back. */
-void fibers_nudge(struct fibers *fibers);
 /* Run `fn` until it waits or has come to its end. */
 freshet_result fiber_start(struct fibers *fibers, void (*fn)(void *arg), void *arg, struct fiber **ret_fiber);
 /* Go on with whoever can go on; false: nobody can.  Returns after one each, so that what they did can be told. */

@@ -547,11 +547,11 @@ TEST(a_forgotten_guard_is_ended_and_a_forgotten_change_made)
     redis_start(&redis, NULL);
     cache = host_join(fresh_dir(), &redis, 0);
     hold.hold_ms = 600000;
-    for (int told = 0; told < 2; told++) { /* before and after it has come to be begun */
+    for (int answered = 0; answered < 2; answered++) { /* before and after Redis has answered */
         begin_guard(async, cache, "key", &hold, &heard);
         EXPECT(heard.kind == FRESHET_EVENT_NONE);
         freshet_call *call = heard.call;
-        if (told) { /* done in its fiber, but not told of */
+        if (answered) {
             struct pollfd news = {.fd = freshet_async_fd(async), .events = POLLIN};
             EXPECT(poll(&news, 1, 5000) == 1);
         }
@@ -565,44 +565,6 @@ TEST(a_forgotten_guard_is_ended_and_a_forgotten_change_made)
     freshet_async_forget(async, heard.call);
     EXPECT(test_until((turn(async, 10), freshet_async_calls(async) == 0), 10000));
     EXPECT(host_gets(cache, "key", "forgotten") && heard.kind == FRESHET_EVENT_NONE);
-    freshet_async_close(async);
-    freshet_close(cache);
-    redis_stop(&redis);
-}
-
-/* A guard whose begin has been put in the queue, but not been told of. */
-TEST(a_guard_that_was_begun_behind_another_is_forgotten_too)
-{
-    struct redis redis;
-    freshet *cache;
-    freshet_async *async = open_async(0);
-    freshet_guard_options hold = FRESHET_INIT(freshet_guard_options);
-    freshet_event event = FRESHET_INIT(freshet_event);
-    struct heard guards[2];
-    freshet_guard *known;
-    struct pollfd news = {.fd = freshet_async_fd(async), .events = POLLIN};
-
-    redis_start(&redis, NULL);
-    cache = host_join(fresh_dir(), &redis, 0);
-    hold.hold_ms = 600000;
-    begin_put(async, cache, "a", "", NULL, &guards[0]); /* two connections, and Redis has the scripts */
-    begin_put(async, cache, "b", "", NULL, &guards[1]);
-    EXPECT(await(async, &guards[0])->result == FRESHET_OK && await(async, &guards[1])->result == FRESHET_OK);
-    EXPECT_EQ(freshet_guard_begin(cache, &(freshet_key){"c", 1}, 1, NULL, &known), FRESHET_OK);
-    EXPECT_EQ(freshet_guard_end(known, NULL, NULL), FRESHET_OK);
-    begin_guard(async, cache, "a", &hold, &guards[0]);
-    begin_guard(async, cache, "b", &hold, &guards[1]);
-    freshet_call *calls[2] = {guards[0].call, guards[1].call};
-    EXPECT(poll(&news, 1, 5000) == 1);
-    EXPECT(test_until(host_put(cache, "a", "") == FRESHET_GUARDED, 5000));
-    EXPECT(test_until(host_put(cache, "b", "") == FRESHET_GUARDED, 5000));
-    EXPECT(freshet_async_next(async, &event));
-    int other = event.user == &guards[0];
-    EXPECT(event.kind == FRESHET_EVENT_DONE && event.guard);
-    EXPECT_EQ(freshet_guard_end(event.guard, NULL, NULL), FRESHET_OK);
-    freshet_async_forget(async, calls[other]);
-    EXPECT(test_until((turn(async, 10), freshet_async_calls(async) == 0), 10000));
-    EXPECT_EQ(host_put(cache, other ? "b" : "a", "free"), FRESHET_OK);
     freshet_async_close(async);
     freshet_close(cache);
     redis_stop(&redis);
