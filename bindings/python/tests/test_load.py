@@ -215,3 +215,65 @@ def test_a_template_that_names_nothing_is_refused(cache: freshet.Cache) -> None:
         @cache.cached(key="{id}", tags="users")
         def other(id: int) -> bytes:
             return b""
+
+
+def test_the_request_may_stand_anywhere_among_the_parameters(cache: freshet.Cache) -> None:
+    class Repository:
+        @cache.cached(key="{id}:{lang}", pass_request="request")
+        def row(self, request: Any, id: int, lang: str = "en") -> bytes:
+            return f"{request.key}".encode()
+
+    @cache.cached(key="only:{id}", pass_request="request")
+    def only(id: int, *, request: Any) -> bytes:
+        return f"{request.key}".encode()
+
+    row: Any = Repository().row  # its type has the request too
+    assert row(5) == b"5:en" and row(6, lang="de") == b"6:de" and row(id=7) == b"7:en"
+    assert only(8) == b"only:8" and only(id=9) == b"only:9"  # type: ignore[call-arg]
+
+
+def test_the_order_of_keywords_makes_no_other_key(cache: freshet.Cache) -> None:
+    @cache.cached(key="{kind}:{rest}")
+    def find(kind: str, **rest: int) -> bytes:
+        return b""
+
+    assert find.key("k", a=1, b=2) == find.key(b=2, kind="k", a=1)
+
+
+def test_generators_are_refused(cache: freshet.Cache) -> None:
+    def rows(id: int) -> Any:
+        yield id
+
+    async def more_rows(id: int) -> Any:
+        yield id
+
+    for function in (rows, more_rows):
+        with pytest.raises(TypeError, match="generator"):
+            cache.cached(key="{id}")(function)
+
+
+def test_class_and_static_methods(cache: freshet.Cache) -> None:
+    class Repository:
+        prefix = "p"
+
+        @cache.cached(key="{cls.prefix}:{id}")
+        @classmethod
+        def row(cls, id: int = 0) -> bytes:
+            return b"%d" % id
+
+        @staticmethod
+        @cache.cached(key="static:{id}")
+        def other(id: int = 0) -> bytes:
+            return b"%d" % id
+
+    class Special(Repository):
+        prefix = "s"
+
+    for row in (Repository.row, Repository().row):
+        assert row(5) == b"5" and row.key(5) == "p:5"
+    assert Special.row(5) == b"5" and Repository.other(5) == Repository().other(5) == b"5"
+    cache.flush()
+    assert {entry.key for entry in cache.entries()} == {b"p:5", b"s:5", b"static:5"}
+    Special.row.invalidate(5)
+    Repository.other.invalidate(5)
+    assert cache.get("p:5") == b"5" and cache.get("s:5") is None and cache.get("static:5") is None

@@ -4,7 +4,9 @@
     def user(id, team): ...
 
 Keys and tags are templates over the function's parameters, or callables with its arguments.  Two calls with the same
-key are the same call: put into the key whatever the answer depends on.
+key are the same call: put into the key whatever the answer depends on, and see that no two calls are written alike:
+``"{a}:{b}"`` is the same for ("x:y", "z") and ("x", "y:z"), and "{id}" for 1 and "1"; with ``!r`` behind each name they
+differ.
 """
 
 from __future__ import annotations
@@ -45,15 +47,19 @@ class _Shape:
 
     def __init__(self, function: Callable[..., Any], key: KeyMaker, tags: TagsMaker, request: str | None) -> None:
         self.signature = inspect.signature(function)
+        self.before = 0
+        """how many arguments by position come before the load request"""
         if request is not None:
             if request not in self.signature.parameters:
                 raise TypeError(f"{function!r} has no parameter {request!r} to take the load request")
             left = [p for p in self.signature.parameters.values() if p.name != request]
+            self.before = list(self.signature.parameters).index(request)
             self.signature = self.signature.replace(parameters=left)
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = list(self.signature.parameters.values())
         self.names = tuple(p.name for p in parameters)
         self.plain = all(p.kind in positional for p in parameters)
+        self.rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD), None)
         self._key = self._template(key) if isinstance(key, str) else key
         self._tags: Callable[..., Sequence[str]] | None = None
         if callable(tags):
@@ -86,6 +92,8 @@ class _Shape:
             return fill(dict(zip(self.names, args)))
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        if self.rest is not None:  # in whatever order they were given
+            bound.arguments[self.rest] = dict(sorted(bound.arguments[self.rest].items()))
         return fill(bound.arguments)
 
 
@@ -100,6 +108,7 @@ class _Base(Generic[P, R]):
         tags: TagsMaker,
         request: str | None,
         options: CachedOptions,
+        of_class: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)  # type: ignore[arg-type]
         self.cache = cache
@@ -107,6 +116,7 @@ class _Base(Generic[P, R]):
         """the function itself"""
         self._shape = _Shape(function, key, tags, request)
         self._request = request
+        self._of_class = of_class
         self._options = options
         self._put_options: dict[str, Any] = {
             name: value for name, value in options.items() if name in ("ttl", "namespace")
@@ -125,10 +135,15 @@ class _Base(Generic[P, R]):
         if name is None:
             return lambda: function(*args, **kwargs)
         told: str = name
+        before = self._shape.before
+        if len(args) > before:
+            return lambda request: function(*args[:before], request, *args[before:], **kwargs)
         return lambda request: function(*args, **{**kwargs, told: request})
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """As a method: the instance is the first argument."""
+        """As a method: the instance, or the class of a class method, is the first argument."""
+        if self._of_class:
+            return _Method(self, type(instance) if owner is None else owner)
         return self if instance is None else _Method(self, instance)
 
     def __repr__(self) -> str:
@@ -136,7 +151,7 @@ class _Base(Generic[P, R]):
 
 
 class _Method:
-    """A cached function bound to an instance."""
+    """A cached function bound to an instance or a class."""
 
     def __init__(self, cached: _Base[Any, Any], instance: object) -> None:
         self._cached = cached
@@ -230,9 +245,20 @@ class Cacheds:
     @overload
     def __call__(self, function: Callable[P, R]) -> CachedFunction[P, R]: ...
 
-    def __call__(self, function: Callable[..., Any]) -> Any:
+    @overload
+    def __call__(self, function: classmethod[Any, Any, Any]) -> Any: ...
+
+    def __call__(self, function: Any) -> Any:
         cache, key, tags, request, options = self._given
-        kind: type[_Base[Any, Any]] = CachedFunction
-        if inspect.iscoroutinefunction(function):
-            kind = AsyncCachedFunction
-        return kind(cache, function, key, tags, request, options)
+        of_class = isinstance(function, classmethod)
+        if of_class:
+            function = function.__func__
+        if any(test(function) for test in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)):
+            raise TypeError(f"{function!r} is a generator, which gives its values once: cache a function's answer")
+        kind: type[_Base[Any, Any]] = AsyncCachedFunction if _is_coroutine_function(function) else CachedFunction
+        return kind(cache, function, key, tags, request, options, of_class)
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """So is an object with a coroutine function for its __call__, as an AsyncCachedFunction is."""
+    return any(inspect.iscoroutinefunction(one) for one in (function, type(function).__call__))
