@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,3 +369,22 @@ def test_messages_of_the_library_are_heard(opener: Opener, shm: Path) -> None:
         freshet.set_log(None)
     with pytest.raises(ValueError, match="level"):
         freshet.set_log(print, "loud")
+
+
+def test_paths_are_any_bytes(shm: Path) -> None:
+    """Also those that are no UTF-8, in a sentence of the library too."""
+    where = os.fsdecode(os.fsencode(shm) + b"/\xff")
+    with freshet.Cache("test", dir=where, tier_size=1 << 20) as cache:
+        assert cache.dir == where and cache.set("k", b"v").confirmed
+    with pytest.raises(freshet.DirectoryError, match="\N{REPLACEMENT CHARACTER}"):
+        freshet.Cache("test", dir=where + "/none/below")
+
+
+def test_a_cache_that_has_its_guard_is_collected(opener: Opener, shm: Path) -> None:
+    cache = freshet.Cache("circle", dir=shm / "circle", tier_size=1 << 20)
+    cache.its_guard = cache.guard("k").begin()  # type: ignore[attr-defined]
+    gone = weakref.ref(cache)
+    del cache
+    gc.collect()
+    assert gone() is None
+    assert opener("circle", name="circle", tier_size=1 << 20).set("k", b"v").result == "OK"

@@ -87,13 +87,23 @@ static void call_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* A Call that has not begun, with the cache in use. */
+/* The Async of this process, still open; or -1 with an exception. */
+static int async_live(const async_object *a)
+{
+    if (a->async && a->born_in == fork_now())
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "this event loop's calls are closed, or are those of the parent process");
+    return -1;
+}
+
+/* A Call that has not begun, with the cache in use.  Comes after all that may run Python code, which may close either:
+ * serializers, iterators of tags. */
 static call_object *call_new(async_object *a, cache_object *cache, enum call_kind kind, PyObject *key)
 {
     uint32_t generation;
     call_object *c;
 
-    if (cache_enter(cache, &generation) < 0)
+    if (async_live(a) < 0 || cache_enter(cache, &generation) < 0)
         return NULL;
     if (!(c = PyObject_GC_New(call_object, a->state->call))) {
         cache_leave(cache, generation);
@@ -146,7 +156,7 @@ static int call_finish(call_object *c, freshet_event *event)
     if (event->change)
         c->change = *event->change;
     if (event->result < 0)
-        rc = (c->sentence = PyUnicode_FromString(event->error ? event->error : "")) ? 0 : -1;
+        rc = (c->sentence = sentence_of(event->error ? event->error : "")) ? 0 : -1;
     else if (c->kind == CALL_GUARD && event->guard)
         rc = (c->value = guard_of(c, event->guard)) ? 0 : -1;
     else if ((c->kind == CALL_GET || c->kind == CALL_LOOKUP) &&
@@ -195,9 +205,13 @@ static void forgotten_drop(async_object *a, bool all)
  * memory to note that, for ever. */
 static void call_forget(async_object *a, call_object *c)
 {
-    struct forgotten *one = PyMem_Malloc(sizeof *one);
+    struct forgotten *one = a->forgotten;
 
-    if (one) {
+    while (one && (one->cache != c->cache || one->generation != c->generation))
+        one = one->next;
+    if (one) /* which keeps the cache in use for this call too */
+        cache_leave(c->cache, c->generation);
+    else if ((one = PyMem_Malloc(sizeof *one))) {
         Py_INCREF(c->cache);
         *one = (struct forgotten){a->forgotten, c->cache, c->generation};
         a->forgotten = one;
@@ -305,21 +319,10 @@ PyType_Spec call_spec = {
 
 /* ---- beginning ---- */
 
-/* The Async of this process, still open; or -1 with an exception. */
-static int async_live(const async_object *a)
-{
-    if (a->async && a->born_in == fork_now())
-        return 0;
-    PyErr_SetString(PyExc_RuntimeError, "this event loop's calls are closed, or are those of the parent process");
-    return -1;
-}
-
 /* The first arguments of every begin: the cache and, unless `ret_key` is NULL, a key. */
 static cache_object *cache_take(async_object *a, const char *method, PyObject *const *args, Py_ssize_t nargs,
                                 Py_ssize_t wanted, freshet_key *ret_key)
 {
-    if (async_live(a) < 0)
-        return NULL;
     if (nargs < wanted || !PyObject_TypeCheck(args[0], a->state->cache)) {
         PyErr_Format(PyExc_TypeError, "%s() takes a cache and %zd arguments more", method, wanted - 1);
         return NULL;
@@ -547,6 +550,16 @@ static PyObject *async_guard_end(PyObject *op, PyObject *const *args, Py_ssize_t
 
 /* ---- going on ---- */
 
+/* An event of a call that is under way; who is done is no more so, whatever fails.  0, or -1 with an exception. */
+static int call_moved(async_object *a, call_object *c, freshet_event *event)
+{
+    int rc = call_event(c, event);
+
+    if (c->at == FRESHET_EVENT_DONE && PySet_Discard(a->calls, (PyObject *)c) < 0)
+        rc = -1;
+    return rc;
+}
+
 /* step() -> list of the Calls that have moved */
 static PyObject *async_step(PyObject *op, PyObject *Py_UNUSED(none))
 {
@@ -563,9 +576,7 @@ static PyObject *async_step(PyObject *op, PyObject *Py_UNUSED(none))
         int rc;
 
         Py_INCREF(c);
-        rc = call_event(c, &event);
-        if (c->at == FRESHET_EVENT_DONE && PySet_Discard(a->calls, (PyObject *)c) < 0)
-            rc = -1;
+        rc = call_moved(a, c, &event);
         if (PyList_Append(moved, (PyObject *)c) < 0)
             rc = -1;
         Py_DECREF(c);
@@ -577,23 +588,30 @@ static PyObject *async_step(PyObject *op, PyObject *Py_UNUSED(none))
     return moved;
 }
 
+static bool call_waits(const async_object *a, const call_object *c)
+{
+    if (async_live(a) < 0)
+        return false;
+    if (c->at != FRESHET_EVENT_LOAD || !c->call) {
+        PyErr_SetString(PyExc_RuntimeError, "the call does not wait for a loader");
+        return false;
+    }
+    return true;
+}
+
 /* answer(call, value or None, failed): the loader has come back. */
 static PyObject *async_answer(PyObject *op, PyObject *args)
 {
     freshet_event event = FRESHET_INIT(freshet_event);
     freshet_result result = FRESHET_ELOAD, rc;
     async_object *a = (async_object *)op;
+    PyObject *value, *told = NULL;
     Py_buffer view = {0};
-    PyObject *value;
     call_object *c;
     int failed;
 
-    if (!PyArg_ParseTuple(args, "O!Op:answer", a->state->call, &c, &value, &failed) || async_live(a) < 0)
+    if (!PyArg_ParseTuple(args, "O!Op:answer", a->state->call, &c, &value, &failed))
         return NULL;
-    if (c->at != FRESHET_EVENT_LOAD || !c->call) {
-        PyErr_SetString(PyExc_RuntimeError, "the call does not wait for a loader");
-        return NULL;
-    }
     if (!failed && (value == a->state->absent || (value == Py_None && !c->cache->dumps)))
         result = FRESHET_ABSENT;
     else if (!failed) {
@@ -601,16 +619,19 @@ static PyObject *async_answer(PyObject *op, PyObject *args)
             return NULL;
         result = FRESHET_OK;
     }
-    request_over(c->request);
-    Py_CLEAR(c->request);
-    rc = freshet_async_answer(a->async, c->call, result, view.buf, (size_t)view.len, &event);
+    if (call_waits(a, c)) { /* the serializer may have closed it */
+        request_over(c->request);
+        Py_CLEAR(c->request);
+        rc = freshet_async_answer(a->async, c->call, result, view.buf, (size_t)view.len, &event);
+        if (rc < 0)
+            (void)failure(a->state, rc);
+        else if (call_moved(a, c, &event) == 0)
+            told = Py_None;
+    }
     if (view.obj)
         PyBuffer_Release(&view);
-    if (rc < 0)
-        return failure(a->state, rc);
-    if (call_event(c, &event) < 0 || (c->at == FRESHET_EVENT_DONE && PySet_Discard(a->calls, (PyObject *)c) < 0))
-        return NULL;
-    Py_RETURN_NONE;
+    Py_XINCREF(told);
+    return told;
 }
 
 /* forget(call): nobody wants to know any more. */
@@ -630,37 +651,49 @@ static PyObject *async_forget(PyObject *op, PyObject *call)
     Py_RETURN_NONE;
 }
 
-/* The library has brought all to its end and told nobody: so do we. */
-static void async_end_calls(async_object *a)
+/* The library frees the requests of the loaders that run, which other threads may have at hand. */
+static void requests_over(PyObject *calls)
 {
-    PyObject *call;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(calls); i++) {
+        call_object *c = (call_object *)PyList_GET_ITEM(calls, i);
 
-    while (a->calls && PySet_GET_SIZE(a->calls) > 0 && (call = PySet_Pop(a->calls))) {
-        call_object *c = (call_object *)call;
+        if (c->request)
+            request_over(c->request);
+    }
+}
+
+/* The library has brought all to its end and told nobody: they have failed. */
+static void calls_fail(PyObject *calls)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(calls); i++) {
+        call_object *c = (call_object *)PyList_GET_ITEM(calls, i);
 
         if (c->kind == CALL_GUARD_END)
             guard_ended(c->guard, true);
         c->result = FRESHET_ELOAD;
-        c->sentence = PyUnicode_FromString("the event loop of this call was closed");
+        c->sentence = PyUnicode_FromString("the calls of this event loop were closed before this one had its answer");
         call_end(c);
-        Py_DECREF(call);
     }
-    forgotten_drop(a, true);
 }
 
+/* close() -> list of the Calls that were under way */
 static PyObject *async_close(PyObject *op, PyObject *Py_UNUSED(none))
 {
     async_object *a = (async_object *)op;
+    PyObject *calls = a->calls ? PySequence_List(a->calls) : PyList_New(0);
     freshet_async *async = a->async;
 
+    if (!calls || !async)
+        return calls;
     a->async = NULL;
-    if (async) {
-        Py_BEGIN_ALLOW_THREADS
-        freshet_async_close(async);
-        Py_END_ALLOW_THREADS
-        async_end_calls(a);
-    }
-    Py_RETURN_NONE;
+    requests_over(calls);
+    Py_BEGIN_ALLOW_THREADS
+    freshet_async_close(async);
+    Py_END_ALLOW_THREADS
+    calls_fail(calls);
+    (void)PySet_Clear(a->calls);
+    forgotten_drop(a, true);
+    return calls;
 }
 
 static PyObject *async_fileno(PyObject *op, PyObject *Py_UNUSED(none))
@@ -737,7 +770,8 @@ static PyMethodDef async_methods[] = {
     {"step", async_step, METH_NOARGS, "step() -> list of the Calls that have moved"},
     {"answer", async_answer, METH_VARARGS, "answer(call, value, failed)\n\nThe loader has come back."},
     {"forget", async_forget, METH_O, "forget(call)\n\nNobody wants to know any more."},
-    {"close", async_close, METH_NOARGS, "close()\n\nBring all to its end; waits for deadlines."},
+    {"close", async_close, METH_NOARGS,
+     "close() -> list of the Calls that were under way\n\nBring all to its end; waits for deadlines."},
     {"fileno", async_fileno, METH_NOARGS, "fileno() -> the descriptor to watch for reading"},
     {"count", async_count, METH_NOARGS, "count() -> calls under way, forgotten ones included"},
     {0},

@@ -35,13 +35,18 @@ static void fork_watch(void)
 
 /* ---- failures and values ---- */
 
+PyObject *sentence_of(const char *text)
+{
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+}
+
 PyObject *failure(state *s, freshet_result result)
 {
-    PyObject *error = PyObject_CallFunction(s->error_of, "is", (int)result, freshet_error());
+    PyObject *sentence = sentence_of(freshet_error());
 
-    if (error) {
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        Py_DECREF(error);
+    if (sentence) {
+        (void)failure_said(s, result, sentence);
+        Py_DECREF(sentence);
     }
     return NULL;
 }
@@ -217,7 +222,11 @@ static bool buffer_out(cache_object *self, freshet_buf *buf)
 {
     bool spare = !atomic_exchange_explicit(&self->spare_taken, true, memory_order_acquire);
 
-    *buf = spare ? self->spare : (freshet_buf){0};
+    *buf = (freshet_buf){0};
+    if (spare) {
+        *buf = self->spare;
+        self->spare = (freshet_buf){0}; /* a child that is forked meanwhile must not free it too */
+    }
     return spare;
 }
 
@@ -508,13 +517,11 @@ static PyObject *cache_leave_fleet(PyObject *op, PyObject *Py_UNUSED(none))
     if (!atomic_compare_exchange_strong(&self->users, &users, users | USERS_ALONE)) {
         atomic_store(&self->open, true);
         cache_leave(self, generation);
-        PyErr_Clear();
-        PyObject *error = PyObject_CallFunction(self->state->error_of, "is", (int)FRESHET_EBUSY,
-                                                "other calls or guards use this cache: end them before leave()");
+        PyObject *sentence = sentence_of("other calls or guards use this cache: end them before leave()");
 
-        if (error)
-            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        Py_XDECREF(error);
+        if (sentence)
+            (void)failure_said(self->state, FRESHET_EBUSY, sentence);
+        Py_XDECREF(sentence);
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS

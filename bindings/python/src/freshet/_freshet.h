@@ -95,6 +95,8 @@ int cache_enter(cache_object *self, uint32_t *ret_generation);
 void cache_leave(cache_object *self, uint32_t generation);
 /* The exception of a failure, with the sentence that the library has for this thread; NULL. */
 PyObject *failure(state *s, freshet_result result);
+/* The library's sentence as a str, whatever bytes of a path or of Redis are in it. */
+PyObject *sentence_of(const char *text);
 /* The same with the sentence given, a str. */
 PyObject *failure_said(state *s, freshet_result result, PyObject *sentence);
 /* The fork generation: a child's is another. */

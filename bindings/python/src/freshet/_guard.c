@@ -16,7 +16,7 @@ typedef struct guard_object {
 
 PyObject *guard_new(cache_object *self, freshet_guard *guard, uint32_t generation)
 {
-    guard_object *g = PyObject_New(guard_object, self->state->guard);
+    guard_object *g = PyObject_GC_New(guard_object, self->state->guard);
 
     if (!g)
         return NULL;
@@ -25,6 +25,7 @@ PyObject *guard_new(cache_object *self, freshet_guard *guard, uint32_t generatio
     atomic_init(&g->guard, guard);
     g->lent = NULL;
     g->generation = generation;
+    PyObject_GC_Track(g);
     return (PyObject *)g;
 }
 
@@ -129,12 +130,26 @@ static PyObject *guard_end(PyObject *op, PyObject *const *args, Py_ssize_t nargs
     return change_new(s, result, &change);
 }
 
+/* There is nothing to clear: a circle through here goes through an attribute of the cache, which has it cleared. */
+static int guard_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((guard_object *)op)->cache);
+    return 0;
+}
+
+static PyObject *guard_has_ended(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(!atomic_load(&((guard_object *)op)->guard));
+}
+
 static void guard_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     guard_object *g = (guard_object *)op;
     freshet_guard *guard = guard_out(g);
 
+    PyObject_GC_UnTrack(op);
     if (guard) {
         Py_BEGIN_ALLOW_THREADS
         (void)freshet_guard_end(guard, NULL, NULL);
@@ -142,7 +157,7 @@ static void guard_dealloc(PyObject *op)
         cache_leave(g->cache, g->generation);
     }
     Py_DECREF(g->cache);
-    PyObject_Free(op);
+    PyObject_GC_Del(op);
     Py_DECREF(type);
 }
 
@@ -153,9 +168,17 @@ static PyMethodDef guard_object_methods[] = {
     {0},
 };
 
+static PyGetSetDef guard_getset[] = {
+    {"ended", guard_has_ended, NULL, "it has ended, or is being ended by a call under way or one that was forgotten",
+     NULL},
+    {0},
+};
+
 static PyType_Slot guard_slots[] = {
     {Py_tp_doc, "A guard in force, from its begin to end()."},
+    {Py_tp_traverse, guard_traverse},
     {Py_tp_dealloc, guard_dealloc},
+    {Py_tp_getset, guard_getset},
     {Py_tp_methods, guard_object_methods},
     {0, NULL},
 };
@@ -163,7 +186,7 @@ static PyType_Slot guard_slots[] = {
 PyType_Spec guard_spec = {
     .name = "freshet._freshet.Guard",
     .basicsize = sizeof(guard_object),
-    .flags = Py_TPFLAGS_DEFAULT,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = guard_slots,
 };
 

@@ -11,6 +11,7 @@ a guard that comes to be begun is ended; a change goes on to its confirmation al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import threading
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCache", "AsyncGuard", "close_loop"]
 
 _DONE, _LOAD = 1, 2
-_PENDING = object()
+_PENDING, _MISSING = object(), object()
 _GATHER = 64  # reads of a get_many and writes of a set_many that are under way at once
 
 
@@ -46,15 +47,15 @@ class _Loop:
 
     def step(self) -> None:
         """Go on with what can go on, and wake the tasks whose calls have moved."""
-        for call in self.calls.step():
-            waiter = call.waiter
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+        _wake(self.calls.step())
 
     def close(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        if loop is not None and not loop.is_closed():
+        """End it; the tasks of a `loop` that goes on learn that their calls have failed."""
+        if loop is None:
+            self.calls.close()
+        else:
             loop.remove_reader(self._fd)
-        self.calls.close()
+            _wake(self.calls.close())
 
     async def end(self, call: _freshet.Call, loader: Callable[..., Any] | None = None, fallback: object = None) -> Any:
         """Wait for the call's end and give what has come of it; call the loader whenever it is asked for."""
@@ -81,6 +82,13 @@ class _Loop:
         self.calls.answer(call, value, False)
 
 
+def _wake(calls: list[_freshet.Call]) -> None:
+    for call in calls:
+        waiter = call.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
 _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -103,7 +111,10 @@ def _loop() -> _Loop:
 
 
 def close_loop() -> None:
-    """End the running loop's machinery at once: calls under way fail.  A loop's own end does it too."""
+    """End the running loop's machinery: calls under way fail.  A loop's own end does it too.
+
+    This waits for what talks to Redis, until its deadline at most.
+    """
     loop = asyncio.get_running_loop()
     with _lock:
         found = _loops.pop(loop, None)
@@ -137,8 +148,19 @@ class AsyncGuard:
         if self._guard is not None:
             raise RuntimeError("the guard has begun already")
         loop = _loop()
-        self._guard = await loop.end(loop.calls.guard_begin(self.cache, *self.keys, **self._options))
+        call = loop.calls.guard_begin(self.cache, *self.keys, **self._options)
+        try:
+            self._guard = await loop.end(call)
+        except asyncio.CancelledError:
+            if call.at == _DONE:  # in the loop's very turn
+                self._let_go(loop, call)
+            raise
         return self
+
+    def _let_go(self, loop: _Loop, call: _freshet.Call) -> None:
+        """End a guard that nobody has, without waiting."""
+        with contextlib.suppress(errors.FreshetError):  # it has not begun
+            loop.calls.forget(loop.calls.guard_end(self.cache, call.take(None)))
 
     @property
     def left(self) -> float:
@@ -159,7 +181,7 @@ class AsyncGuard:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.change is not None:
+        if self._guard is None or self._guard.ended:  # in the block; or that was cancelled, and goes on by itself
             return
         try:
             change = await self.end()
@@ -199,21 +221,21 @@ class AsyncCache:
     async def get_many(self, keys: Iterable[Key], **options: Unpack[ReadOptions]) -> dict[Key, Any]:
         """Those of the keys that are found.  What the tier lacks is asked for side by side."""
         found: dict[Key, Any] = {}
-        missing = []
+        pending = []
         keys = list(keys)
         for key in keys:
-            value = self._cache._try_get(key, _PENDING, _PENDING, **options)
+            value = self._cache._try_get(key, _MISSING, _PENDING, **options)
             if value is _PENDING:
-                missing.append(key)
-            else:
+                pending.append(key)
+            elif value is not _MISSING:
                 found[key] = value
 
         async def one(key: Key) -> None:
-            value = await self.get(key, _PENDING, **options)
-            if value is not _PENDING:
+            value = await self.get(key, _MISSING, **options)
+            if value is not _MISSING:
                 found[key] = value
 
-        await _side_by_side(one, missing)
+        await _side_by_side(one, pending)
         return {key: found[key] for key in keys if key in found}
 
     async def set_many(self, values: Mapping[Key, Any], **options: Unpack[PutOptions]) -> dict[Key, Change]:
@@ -288,6 +310,8 @@ class AsyncCache:
 
 async def _side_by_side(one: Callable[[Key], Awaitable[None]], keys: list[Key]) -> None:
     """Run `one` for each key, so many at a time; the first failure ends the others."""
+    if not keys:
+        return
     left = iter(keys)
 
     async def run() -> None:

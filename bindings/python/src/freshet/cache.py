@@ -76,7 +76,7 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.change is not None:
+        if self._guard is None or self._guard.ended:  # in the block
             return
         try:
             change = self.end()
@@ -131,7 +131,7 @@ class Cache(_freshet.Cache):
         self._aio: AsyncCache | None = None
         super().__init__(
             name,
-            dir=None if dir is None else os.fspath(dir),
+            dir=None if dir is None else os.fsencode(dir),
             tier_size=tier_size,
             value_max=value_max,
             max_staleness=max_staleness,
@@ -210,6 +210,8 @@ class Cache(_freshet.Cache):
         key           a template over the function's parameters, or a callable with its arguments
         tags          templates likewise, or a callable that gives the tags
         pass_request  the name of a parameter that takes the LoadRequest, which callers do not give
+
+        Put it above ``@classmethod``, not below: from Python 3.13 on that gives `invalidate` and the others no class.
         """
         return Cacheds(self, key, tags, pass_request, options)
 
