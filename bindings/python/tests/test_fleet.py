@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +52,7 @@ def test_tier_only_does_not_ask(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize("how", ["get", "load", "tier_only"])
+@pytest.mark.parametrize("how", ["get", "load", "tier_only", "many of a loop"])
 def test_a_miss_is_counted_once(opener: Opener, server: Server, joined: bool, how: str) -> None:
     """Though a look into the tier comes before the call in earnest."""
     options: dict[str, Any] = {"url": server.url, "keyring": server.keyring} if joined else {}
@@ -57,6 +60,7 @@ def test_a_miss_is_counted_once(opener: Opener, server: Server, joined: bool, ho
         "get": lambda cache, key: cache.get(key),
         "load": lambda cache, key: cache.get_or_load(key, lambda: b"v"),
         "tier_only": lambda cache, key: cache.get(key, tier_only=True),
+        "many of a loop": lambda cache, key: asyncio.run(cache.aio.get_many([key])),
     }
     with opener(**options) as cache:
         for i in range(100):
@@ -183,7 +187,7 @@ def test_two_keyrings_of_one_fleet(opener: Opener, server: Server) -> None:
         freshet.keygen(second)
 
 
-def test_the_thin_layer_has_every_call_under_its_name(hosts: Hosts) -> None:
+def test_the_thin_layer_has_the_calls_under_their_names(hosts: Hosts, server: Server) -> None:
     from freshet import c
 
     a, b = hosts
@@ -198,3 +202,30 @@ def test_the_thin_layer_has_every_call_under_its_name(hosts: Hosts) -> None:
     assert c.freshet_get(b, "")[0] == c.Result.FRESHET_EINVAL and "empty" in c.freshet_error()
     assert c.freshet_load(b, "k", lambda request: b"3")[:2] == (c.Result.FRESHET_OK, b"3")
     assert c.freshet_result_name(1) == "FRESHET_MISS" and "no entry" in c.freshet_result_text(1)
+    a.flush()
+    seen: list[bytes] = []
+    assert c.freshet_each(a, lambda entry: seen.append(entry.key)) == c.Result.FRESHET_OK and seen == [b"k"]
+    frames: list[freshet.Frame] = []
+
+    def show(frame: freshet.Frame | None) -> bool:
+        if frame is not None:
+            frames.append(frame)
+        else:
+            a.invalidate("k")
+        return not frames
+
+    assert c.freshet_watch("test", 1, server.url, str(server.keyring), show) == c.Result.FRESHET_OK
+    assert frames[0].verified and frames[0].kind == "invalidate"
+    assert c.freshet_watch("test", 1, "nonsense", str(server.keyring), show) == c.Result.FRESHET_EINVAL
+
+
+def test_the_thin_layer_lacks_no_call_of_the_headers() -> None:
+    from freshet import c
+
+    root = Path(__file__).parents[3]
+    headers = [root / "core" / "include" / "freshet.h", root / "backplane" / "include" / "freshet_fleet.h"]
+    if not headers[0].exists():
+        pytest.skip("not in a checkout: there is no header to compare with")
+    calls = re.compile(r"^FRESHET_API .*?(freshet_\w+)\(", re.MULTILINE)
+    declared = {name for header in headers for name in calls.findall(header.read_text())}
+    assert declared - set(c.__all__) == {"freshet_buf_set", "freshet_buf_free"}

@@ -8,12 +8,13 @@
 
 A call answers its Result first, then what it puts out in C: bytes, an Answer, a Change, a guard.  What there is not is
 None.  Options are keyword arguments by Cache's names, in seconds.  Wrong types are TypeErrors: C has a compiler for
-that.  freshet.h is the manual.
+that.  freshet.h and freshet_fleet.h are the manual; buffers Python has of its own.
 """
 
 from __future__ import annotations
 
 import enum
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from . import _freshet
 from ._freshet import key_hash as freshet_key_hash  # noqa: F401
 from ._freshet import tag_hash as freshet_tag_hash  # noqa: F401
 from ._loaders import ABSENT
-from .answers import Answer, Change, LoadRequest, Stats
+from .answers import Answer, Change, Entry, LoadRequest, Stats
 from .errors import FreshetError
+from .log import set_log
+from .watching import Frame
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -240,6 +243,41 @@ def freshet_stat(cache: _freshet.Cache) -> tuple[int, Stats | None]:
         return _OK, Stats(cache._stats())
     except FreshetError as error:
         return _fails(error), None
+
+
+def freshet_each(cache: _freshet.Cache, show: Callable[[Entry], object]) -> int:
+    """Show every record of the tier, in no order; false ends it."""
+    try:
+        records = cache._entries()
+    except FreshetError as error:
+        return _fails(error)
+    for record in records:
+        if not show(Entry(*record)):
+            break
+    return _OK
+
+
+def freshet_watch(
+    name: str,
+    partitions: int,
+    url: str,
+    keyring: str,
+    show: Callable[[Frame | None], object],
+    *,
+    connect_timeout: float | None = None,
+    allow_evicting_redis: bool = False,
+) -> int:
+    """Show every frame of the channels as it comes, and a few times a second None; false ends it."""
+
+    def called(frame: tuple[Any, ...] | None) -> bool:
+        return bool(show(None if frame is None else Frame(*frame)))
+
+    return _done(lambda: _freshet._watch(name, partitions, url, keyring, connect_timeout, allow_evicting_redis, called))
+
+
+def freshet_log(hear: Callable[[int, str], object] | None, least: int = logging.WARNING) -> None:
+    """Hear the library's messages as freshet.set_log has it, with the levels of logging; None ends it."""
+    set_log(hear, least)
 
 
 def freshet_keygen(path: str, like: str | None = None) -> int:
