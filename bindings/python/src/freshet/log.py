@@ -53,8 +53,17 @@ def _start() -> None:
         _thread.start()
 
 
+def _hears() -> Listener | None:
+    """The listener; when there is none the thread is done, which nobody takes for one that goes on."""
+    global _thread
+    with _lock:
+        if _listener is None:
+            _thread = None
+        return _listener
+
+
 def _run() -> None:
-    while (listener := _listener) is not None:
+    while (listener := _hears()) is not None:
         heard = _freshet._log_next(_WAIT_MS)
         if heard is None:
             continue

@@ -24,13 +24,17 @@ def program(name: str) -> str:
         return str(carried)
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         found = shutil.which(name, path=folder)
-        # The commands that pip makes lead back here.
-        if found and pathlib.Path(found).resolve().parent != pathlib.Path(sys.executable).parent.resolve():
+        if found and not _script(found):  # the commands that pip makes lead back here
             return found
     for above in here.parents:
         if os.access(above / "build" / "tools" / name, os.X_OK):
             return str(above / "build" / "tools" / name)
     raise FileNotFoundError(f"there is no program {name}: install the package whole, or build the repository")
+
+
+def _script(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"#!"
 
 
 def _run(name: str) -> None:
