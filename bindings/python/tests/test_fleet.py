@@ -229,3 +229,23 @@ def test_the_thin_layer_lacks_no_call_of_the_headers() -> None:
     calls = re.compile(r"^FRESHET_API .*?(freshet_\w+)\(", re.MULTILINE)
     declared = {name for header in headers for name in calls.findall(header.read_text())}
     assert declared - set(c.__all__) == {"freshet_buf_set", "freshet_buf_free"}
+
+
+def test_a_buffer_that_changes_meanwhile_is_one_value_everywhere(hosts: Hosts) -> None:
+    a, b = hosts
+    buffer, stop = bytearray(256 << 10), threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            buffer[:] = bytes([(buffer[0] + 1) % 256]) * len(buffer)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(20):
+            token = a.set("k", buffer).token
+            value = a.get("k", token=token)
+            assert value is not None and value == b.get("k", token=token) and len(set(value)) == 1
+    finally:
+        stop.set()
+        thread.join()

@@ -11,15 +11,28 @@ static PyObject *change_end(cache_object *self, freshet_result result, const fre
     return result < 0 ? failure(self->state, result) : change_new(self->state, result, change);
 }
 
+/* What has bytes, as bytes: a copy of anything that another thread could change while the interpreter's lock is let go,
+ * when the hosts would come to have different values.  Takes `value`. */
+static int bytes_take(PyObject *value, Py_buffer *ret_view)
+{
+    PyObject *bytes = PyBytes_FromObject(value);
+    int rc = bytes ? PyObject_GetBuffer(bytes, ret_view, PyBUF_SIMPLE) : -1;
+
+    Py_XDECREF(bytes); /* the view holds it */
+    Py_DECREF(value);
+    return rc;
+}
+
 /* The value as bytes: by the serializer, or any object that has bytes.  0, or -1 with an exception. */
 int value_take(cache_object *self, PyObject *value, Py_buffer *ret_view)
 {
     PyObject *bytes;
-    int rc;
 
     if (!self->dumps) {
-        if (PyObject_CheckBuffer(value))
-            return PyObject_GetBuffer(value, ret_view, PyBUF_SIMPLE);
+        if (PyObject_CheckBuffer(value)) {
+            Py_INCREF(value);
+            return bytes_take(value, ret_view);
+        }
         PyErr_Format(PyExc_TypeError, "a value is bytes here, not %.100s: open the cache with a serializer for others",
                      Py_TYPE(value)->tp_name);
         return -1;
@@ -31,9 +44,7 @@ int value_take(cache_object *self, PyObject *value, Py_buffer *ret_view)
         Py_DECREF(bytes);
         return -1;
     }
-    rc = PyObject_GetBuffer(bytes, ret_view, PyBUF_SIMPLE);
-    Py_DECREF(bytes); /* the view holds it */
-    return rc;
+    return bytes_take(bytes, ret_view);
 }
 
 static int put_absent(cache_object *self, freshet_key key, const freshet_write_options *write, freshet_change *change,
