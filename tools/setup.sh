@@ -75,10 +75,13 @@ for purpose in "$@"; do
         need_module lua5.1 liblua5.1-0-dev
         need_python nacl python3-nacl
         ;;
-    python) # the first python3 of PATH, which its own headers and venv go with
-        python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+    python) # Debian's own, which its headers and its venv go with
+        for python in /usr/bin/python3 python3; do
+            command -v "$python" >/dev/null 2>&1 && break
+        done
+        "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
             missing+=(python3-dev)
-        python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
         command -v postgres >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ||
             missing+=(postgresql)
         need_command redis-server redis-server
