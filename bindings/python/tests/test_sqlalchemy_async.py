@@ -20,6 +20,7 @@ pytest.importorskip("asyncpg")
 pytest.importorskip("redis")
 
 from sqlalchemy import event, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy_world import World, servers, world
 from stories.servers import Servers, wait_until
@@ -216,6 +217,17 @@ async def test_the_awaitable_helpers(sessions: Sessions) -> None:
     assert (await coherence.aio.get_or_load(world.User, 2))["age"] == 60
     assert (await coherence.aio.get_or_load(world.User, 3))["age"] == 70
     assert await coherence.aio.get_or_load(world.User, 99) is None
+
+
+@asynchronous
+async def test_an_exception_in_changing_comes_out_as_it_was(sessions: Sessions) -> None:
+    """Also where the database would refuse what is asked of it afterwards."""
+    world, coherence = sessions.world, Coherence(sessions.world.here)
+    coherence.keeps("user:{id}", keys=["user-by-email:{email}"])(world.User)
+    coherence.watch(sessions.make)
+    with pytest.raises(IntegrityError):
+        async with sessions.make() as session, coherence.aio.changing(session, world.User, 1):
+            await session.execute(text("UPDATE person SET email = '2@x' WHERE id = 1"))
 
 
 @asynchronous

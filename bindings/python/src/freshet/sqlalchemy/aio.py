@@ -41,5 +41,8 @@ class AsyncCoherence:
         await session.run_sync(lambda plain: block.__enter__())
         try:
             yield
-        finally:
-            await session.run_sync(lambda plain: block.__exit__(None, None, None))
+        except BaseException as error:
+            raised = error  # what it was, not what a broken transaction says of it
+            await session.run_sync(lambda plain: block.__exit__(type(raised), raised, raised.__traceback__))
+            raise
+        await session.run_sync(lambda plain: block.__exit__(None, None, None))

@@ -22,7 +22,7 @@ from .work import Work
 if TYPE_CHECKING:
     from .coherence import Coherence
 
-COVERED = {"freshet_covered": True}
+COVERED = "freshet_covered"  # execution option: the table whose changed rows are known or void already
 
 
 def change_rows(work: Work, kept: Kept, rows: Iterable[Values], versions: bool = False) -> None:
@@ -64,7 +64,7 @@ class Changes:
             work = coherence.work_of(session)
             for kept in kepts:
                 work.change_table(kept)
-            with_options = statement.execution_options(**COVERED)
+            with_options = statement.execution_options(**{COVERED: table.fullname})
             done = session.execute(with_options, *((parameters,) if parameters is not None else ()))
             return cls([], getattr(done, "rowcount", -1), False)
         return cls._exact(coherence, session, statement, parameters, table, kepts[0])
@@ -77,21 +77,19 @@ class Changes:
         old: list[dict[str, Any]] = []
         moves = kept.moving and statement.is_update
         if moves:
-            asked = select(*kept.columns(table)).with_for_update()
+            asked = select(*kept.columns(table)).order_by(*table.primary_key).with_for_update(key_share=True)
             if statement.whereclause is not None:
                 asked = asked.where(statement.whereclause)
-            found = session.execute(asked.execution_options(**COVERED), parameters or {})
+            found = session.execute(asked, parameters or {})
             old = [dict(row) for row in found.mappings()]
             change_rows(work, kept, old)
-        returning = statement.returning(*kept.columns(table)).execution_options(**COVERED)
+        returning = statement.returning(*kept.columns(table)).execution_options(**{COVERED: table.fullname})
         done = session.execute(returning, *((parameters,) if parameters is not None else ()))
         rows = [dict(row) for row in done.mappings()]
         try:
             change_rows(work, kept, rows, versions=not statement.is_delete)
             if moves and not _identities(kept, rows) <= _identities(kept, old):
                 work.change_table(kept)  # a row came in between: what it was under is not known
-            if statement.is_delete:
-                coherence.change_dependents(work, kept.mapper)
         except BaseException as error:
             work.broken = f"a statement's rows could not be guarded ({error})"
             raise

@@ -9,22 +9,44 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, event, inspect
+from sqlalchemy import Connection, Engine, ForeignKey, Table, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
-from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, object_session, scoped_session
+from sqlalchemy.orm import (
+    InstanceState,
+    Mapper,
+    RelationshipDirection,
+    Session,
+    SessionTransaction,
+    object_session,
+    scoped_session,
+)
 
 from .aio import AsyncCoherence
 from .calls import LOG
-from .changes import Changes, change_rows
-from .declare import Kept, Row, Template
+from .changes import COVERED, Changes, change_rows
+from .declare import Kept, Row, Template, in_order
 from .errors import UncoveredStatement, UncoveredStatementWarning
 from .reading import Reading
-from .statements import NAMES, NOTHING, Changed, dependents, of_execution
+from .statements import NOTHING, Changed, dependents, fallen, of_execution
+from .statements import deletes as by_deletion
+from .statements import moves as by_move
 from .work import Work
 
 C = TypeVar("C", bound=type)
 RAW = ("cover", "warn", "error")
 AWAY = ("refuse", "invalidate_after")
+
+
+def commits_by_itself(connection: Connection) -> bool:
+    """Is each statement a transaction of its own (AUTOCOMMIT)?"""
+    level = connection.get_execution_options().get("isolation_level")
+    return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
+
+
+def has_changed(mapper: Mapper[Any], column: Any, state: InstanceState[Any]) -> bool:
+    """Is the row about to get another value in this column?"""
+    name = mapper.get_property_by_column(column).key
+    return name in state.committed_state and bool(state.attrs[name].history.has_changes())
 
 
 class Coherence:
@@ -213,10 +235,14 @@ class Coherence:
 
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         self._owner[connection] = weakref.ref(session)
-        self.work_of(session).connections.append(connection)
+        work = self.work_of(session)
+        work.connections.append(connection)
+        work.commit_begun |= commits_by_itself(connection)
         if connection.engine not in self._engines:
             self._engines.add(connection.engine)
             event.listen(connection.engine, "before_cursor_execute", self._before_cursor_execute)
+            for name in ("commit", "prepare_twophase"):
+                event.listen(connection.engine, name, self._database_commits)
 
     def _before_flush(self, session: Session, context: Any, instances: Any) -> None:
         work = self.work_of(session)
@@ -245,7 +271,7 @@ class Coherence:
             state = inspect(instance)
             for kept in self.of_mapper(state.mapper):
                 states.setdefault(kept, []).append(state)
-        return states
+        return {kept: states[kept] for kept in self.kept if kept in states}  # in one order: their rows get locked
 
     def _old_rows(
         self, kept: Kept, states: Sequence[InstanceState[Any]], connect: Callable[[], Connection]
@@ -258,6 +284,7 @@ class Coherence:
                 asked.append(tuple(state.identity))
             else:
                 found = found.plus(kept.row(values))
+        asked = in_order(asked)
         for start in range(0, len(asked), 500):
             for row in kept.stored(connect(), asked[start : start + 500]):
                 found = found.plus(kept.row(row))
@@ -289,21 +316,26 @@ class Coherence:
                 work.flushed.append((kept, state, deletes))
             work.seen.setdefault(state, self.of_mapper(mapper)[0])
             work.flushing.update(table.fullname for one in mapper.iterate_to_root() for table in one.tables)
-            if deletes:
-                self.change_dependents(work, mapper)
+            if name != "before_insert":
+                self.change_dependents(work, mapper, state, deletes)
 
         return flushes
 
-    def change_dependents(self, work: Work, mapper: Mapper[Any]) -> None:
+    def change_dependents(self, work: Work, mapper: Mapper[Any], state: InstanceState[Any], deleted: bool) -> None:
         """The database deletes or changes rows by itself: those that no relationship of the class has flushed."""
-        minded = {
-            table.fullname
-            for relationship in mapper.relationships
-            if not relationship.passive_deletes
-            for table in relationship.mapper.tables
-        }
+        minded: set[Any] = set()
+        acting: Callable[[ForeignKey], bool] = by_deletion
+        if deleted:
+            for relation in mapper.relationships:
+                if relation.direction is RelationshipDirection.ONETOMANY and not relation.viewonly:
+                    minded.update(relation.remote_side if not relation.passive_deletes else ())
+        else:
+            moved = {column.name.lower() for column in mapper.columns if has_changed(mapper, column, state)}
+            if not moved:
+                return
+            acting = by_move(moved)
         for table in mapper.tables:
-            fallen = dependents(table.metadata, table.fullname) - minded if isinstance(table, Table) else set()
+            fallen = dependents(table.metadata, table.fullname, acting, minded) if isinstance(table, Table) else set()
             for kept in self.kept:
                 if kept.tables & fallen:
                     work.change_table(kept)
@@ -351,6 +383,20 @@ class Coherence:
             work.check(self.commit_needs)
             work.commit_begun = True
 
+    def _database_commits(self, connection: Connection, *transaction: str) -> None:
+        """COMMIT is about to be sent.  The session has not always said so: not if a savepoint is still open, nor if it
+        was the connection that was asked for it."""
+        work = self._work_on(connection)
+        if work is not None and not work.commit_begun:
+            work.check(self.commit_needs)
+            work.commit_begun = True
+
+    def _work_on(self, connection: Connection) -> Work | None:
+        """What the watched session on this connection changes."""
+        owner = self._owner.get(connection)
+        session = owner() if owner is not None else None
+        return self._work.get(session) if session is not None else None
+
     def _after_commit(self, session: Session) -> None:
         work = self._work.get(session)
         if work is not None and not session.in_nested_transaction():
@@ -376,8 +422,6 @@ class Coherence:
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
         options = getattr(context, "execution_options", {})
-        if options.get("freshet_covered"):
-            return
         changed = of_execution(statement, context)
         if changed is NOTHING:
             return
@@ -386,20 +430,22 @@ class Coherence:
         work = self._work.get(session) if session is not None else None
         if "compiled_cache" in options and work is not None and changed.tables and changed.tables <= work.flushing:
             return  # the flush's own
-        self._changed(session, work, changed, statement)
+        self._changed(session, work, changed, statement, options.get(COVERED))
 
-    def _changed(self, session: Session | None, work: Work | None, changed: Changed, statement: str) -> None:
+    def _changed(
+        self, session: Session | None, work: Work | None, changed: Changed, statement: str, covered: str | None
+    ) -> None:
         text = " ".join(statement.split())[:200]
         if changed.anything:
             self._report(f"nobody can tell which rows this changes; invalidate what it does: {text}")
             return
-        for kept in self._touched(changed, statement):
-            if work is not None and any(kept.tables & covered for covered in work.covering):
+        for kept in self._touched(changed, statement, covered):
+            if work is not None and any(kept in kepts for kepts in work.covering):
                 continue
             if session is None:
                 self._report(f"{kept.cls.__name__}'s table is changed outside of a watched session: {text}")
                 continue
-            if self.raw != "cover":
+            if self.raw != "cover" and covered is None:
                 self._report(f"{kept.cls.__name__}'s table is changed past the flush; use Coherence.execute: {text}")
             self.work_of(session).change_table(kept)
 
@@ -408,39 +454,39 @@ class Coherence:
             raise UncoveredStatement(message)
         warnings.warn(message, UncoveredStatementWarning, stacklevel=6)
 
-    def _touched(self, changed: Changed, statement: str) -> Iterator[Kept]:
-        """The declared classes whose rows this changes, also those that a deleted row takes with it."""
-        words = {word.lower() for word in NAMES.findall(statement)}
-        deletes, cascades = bool(words & {"delete", "truncate", "merge"}), {"truncate", "cascade"} <= words
+    def _touched(self, changed: Changed, statement: str, covered: str | None) -> Iterator[Kept]:
+        """The declared classes whose rows this changes, also those that a deleted or moved row takes with it; without
+        those of the table whose changed rows `execute` knows."""
+        metadata = {table.metadata for kept in self.kept for table in kept.mapper.tables if isinstance(table, Table)}
+        taken = {table for every in metadata for table in fallen(every, changed, statement)}
         for kept in self.kept:
-            if changed.touches(kept.tables):
+            if kept.tables & taken or (changed.touches(kept.tables) and covered not in kept.tables):
                 yield kept
-            elif deletes:
-                metadata = {table.metadata for table in kept.mapper.tables if isinstance(table, Table)}
-                for name in (table for every in metadata for table in every.tables):
-                    if changed.touches([name]) and any(
-                        kept.tables & dependents(every, name, cascades) for every in metadata
-                    ):
-                        yield kept
-                        break
 
     @contextmanager
     def changing(self, session: Session, cls: type, *idents: Any) -> Iterator[None]:
         """Guard the rows of these primary keys: what statements of this session do in the block to the class's tables
         is taken to change these rows and no others.  (For an AsyncSession: within its run_sync.)"""
-        kept, work = self.kept_of(cls), self.work_of(session)
-        session.connection({"mapper": kept.mapper})
-        identities = [kept.identity(ident) for ident in idents]
-        change_rows(work, kept, [kept.ident_values(ident) for ident in idents])
-        if kept.beyond and identities:
-            change_rows(work, kept, kept.stored(session.connection({"mapper": kept.mapper}), identities))
-        work.covering.append(kept.tables)
+        work = self.work_of(session)
+        kepts = [self.kept_of(cls), *self.of_mapper(inspect(cls))[1:]]
+
+        def stored(kept: Kept) -> list[dict[str, Any]]:
+            identities = [kept.identity(ident) for ident in idents]
+            return kept.stored(session.connection({"mapper": kept.mapper}), identities) if identities else []
+
+        for kept in kepts:
+            session.connection({"mapper": kept.mapper})
+            change_rows(work, kept, [kept.ident_values(ident) for ident in idents])
+            if kept.beyond:
+                change_rows(work, kept, stored(kept))
+        work.covering.append(kepts)
         try:
             yield
         finally:
-            work.covering.remove(kept.tables)
-        if kept.moving and identities:
-            change_rows(work, kept, kept.stored(session.connection({"mapper": kept.mapper}), identities))
+            work.covering.remove(kepts)
+        for kept in kepts:
+            if kept.moving:
+                change_rows(work, kept, stored(kept))
 
     def execute(self, session: Session, statement: Any, parameters: Any = None) -> Changes:
         """Run an insert(), update() or delete() of a declared class's table and guard exactly the rows it changes."""

@@ -9,6 +9,7 @@ one, and the key made of it the wrong one.
 from __future__ import annotations
 
 import datetime
+import decimal
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,15 @@ def filled(templates: Iterable[Template], values: Values) -> frozenset[str]:
     return frozenset(name for name in (template.fill(values) for template in templates) if name is not None)
 
 
+def python_type(column: ColumnElement[Any]) -> type | None:
+    """The type of a column's values, if equal ones are always written alike (Decimals are not)."""
+    try:
+        found: type = column.type.python_type
+    except NotImplementedError:
+        return None
+    return None if issubclass(found, (decimal.Decimal, float)) else found
+
+
 def version_number(value: object) -> int:
     """A version column's value as a source version, which must rise: integers and times do.  0: it is neither."""
     if isinstance(value, bool):
@@ -58,6 +68,14 @@ def version_number(value: object) -> int:
         plain = value.astimezone(datetime.timezone.utc).replace(tzinfo=None) if value.tzinfo else value
         return max(0, (plain - EPOCH) // datetime.timedelta(microseconds=1))
     return 0
+
+
+def in_order(identities: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """These primary keys as the database orders them, as far as their types have an order."""
+    try:
+        return sorted(identities)
+    except TypeError:
+        return list(identities)
 
 
 @dataclass(frozen=True)
@@ -222,13 +240,23 @@ class Kept:
             raise ValueError(f"{self.cls.__name__}: its primary key is {self.identity_fields}, not {ident!r}")
         return dict(zip(self.identity_fields, parts))
 
+    def one_spelling(self, ident: Any) -> bool:
+        """Is this the only way to write the primary key, so that a row to come has the very same key?"""
+        return all(
+            type(part) is python_type(column) for part, column in zip(self.identity(ident), self.mapper.primary_key)
+        )
+
     def identity(self, ident: Any) -> tuple[Any, ...]:
         """The same as the tuple that an identity map knows."""
         values = self.ident_values(ident)
         return tuple(values[name] for name in self.identity_fields)
 
     def locking(self, identities: Sequence[tuple[Any, ...]]) -> Select[Any]:
-        """The statement that reads, and locks, the rows of these primary keys."""
+        """The statement that reads, and locks, the rows of these primary keys.
+
+        In their order, so that two transactions cannot wait for one another; and no stronger than the UPDATE that
+        follows: who inserts rows that refer to these does not wait either (FOR NO KEY UPDATE).
+        """
         columns = self.mapper.primary_key
         if len(columns) == 1:
             which: ColumnElement[bool] = columns[0].in_([identity[0] for identity in identities])
@@ -236,10 +264,9 @@ class Kept:
             which = or_(
                 *(and_(*(column == part for column, part in zip(columns, identity))) for identity in identities)
             )
-        chosen = select(*self.columns()).select_from(self.mapper.selectable).where(which)
-        return chosen.with_for_update(of=self.mapper.local_table)
+        chosen = select(*self.columns()).select_from(self.mapper.selectable).where(which).order_by(*columns)
+        return chosen.with_for_update(of=list(self.mapper.tables), key_share=True)
 
     def stored(self, connection: Connection, identities: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
         """The values of these rows as the database has them, locked until the transaction's end."""
-        said = connection.execute(self.locking(identities), execution_options={"freshet_covered": True})
-        return [dict(row) for row in said.mappings()]
+        return [dict(row) for row in connection.execute(self.locking(identities)).mappings()]

@@ -76,13 +76,17 @@ class Reading:
             return self.primary
         return self.replica
 
-    def found(self, kept: Kept, settled: bool, instance: Any) -> Found:
-        """What Session.get has found, as what is to be cached."""
+    def found(self, kept: Kept, ident: Any, settled: bool, instance: Any) -> Found:
+        """What Session.get has found, as what is to be cached.
+
+        Under the key that a change of the row voids, and no other: "042" finds row 42, but nobody will void "user:042".
+        """
         if instance is None:
-            return Found(freshet.ABSENT, tuple(kept.row_tags({})), 0, settled)
+            return Found(freshet.ABSENT, tuple(kept.row_tags({})), 0, settled and kept.one_spelling(ident))
         values = kept.values(inspect(instance))
         value = kept.value(instance) if kept.value is not None else columns_of(instance)
-        return Found(value, tuple(kept.row_tags(values)), kept.row(values).version, settled)
+        its_own = kept.key.fill(values) == kept.key_of(ident)
+        return Found(value, tuple(kept.row_tags(values)), kept.row(values).version, settled and its_own)
 
     def settled(self, kept: Kept) -> bool:
         """Is no statement on the table under way?  The first time the answer is made, and must be found to be kept."""
@@ -113,7 +117,7 @@ class Reading:
     def read_row(self, kept: Kept, ident: Any, primary: bool) -> Found:
         settled = self.settled(kept)
         with self.factory(kept, primary)() as session:
-            return self.found(kept, settled, session.get(kept.cls, ident, options=kept.load_options))
+            return self.found(kept, ident, settled, session.get(kept.cls, ident, options=kept.load_options))
 
     async def value_awaiting(self, kept: Kept, ident: Any, read: dict[str, Any]) -> Any:
         options = {**kept.read_options, **read} if read else kept.read_options
@@ -131,7 +135,7 @@ class Reading:
     async def read_row_awaiting(self, kept: Kept, ident: Any, primary: bool) -> Found:
         settled = await self.settled_awaiting(kept)
         async with self.factory(kept, primary)() as session:
-            return self.found(kept, settled, await session.get(kept.cls, ident, options=kept.load_options))
+            return self.found(kept, ident, settled, await session.get(kept.cls, ident, options=kept.load_options))
 
     def own(self, session: Session, kept: Kept, ident: Any) -> bool:
         """Must the session answer itself: it has the object, or is changing it?"""

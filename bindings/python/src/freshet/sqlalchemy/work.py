@@ -46,7 +46,7 @@ class Work:
         self.tags: dict[str, set[str]] = {}  # to be invalidated once it is committed
         self.versions: dict[str, dict[str, int]] = {}
         self.tables: set[str] = set()  # table tags already covered
-        self.covering: list[frozenset[str]] = []  # tables whose rows somebody has guarded by name
+        self.covering: list[list[Kept]] = []  # those whose rows somebody has guarded by name
         self.held: list[Held] = []
         self.commit_begun = False  # from here on it may be committed, whatever the database says or does not
         self.committed = False
