@@ -453,6 +453,24 @@ def test_a_read_that_raises_ends_the_load(freshet_hosts: Hosts, assert_coherent:
         assert_coherent.drive(shops.read_badly, None, hosts=hosts, seconds=0.1)
 
 
+def test_what_could_not_have_been_stale_shows_nothing() -> None:
+    truth = {"x": "old"}
+
+    def write(key: str) -> None:  # no value: each call of it fails
+        raise NotImplementedError
+
+    nothing: list[tuple[Any, float, str]] = [
+        (write, 0.0, r"\d+ of them failed"),
+        (None, 0.0, "0 writes"),
+        (truth.__setitem__, 5.0, "more than 5 s"),
+    ]
+    for writes, within, why in nothing:
+        coherence = Coherence()
+        coherence.drive(truth.__getitem__, writes, keys=["x"], seconds=0.1)
+        with pytest.raises(AssertionError, match=why):
+            coherence(within=within)
+
+
 def test_a_test_that_judges_nothing_fails(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import pytest
@@ -468,6 +486,8 @@ def test_a_test_that_judges_nothing_fails(pytester: pytest.Pytester) -> None:
                 assert_coherent(within=0.5)
 
         def test_failed_write_is_noted(assert_coherent):
+            with assert_coherent.writing("k", 0):
+                pass
             with pytest.raises(ZeroDivisionError):
                 with assert_coherent.writing("k", 1):
                     1 / 0
@@ -480,13 +500,15 @@ def test_a_test_that_judges_nothing_fails(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*1 reads and writes were noted and never judged*"])
 
 
-def test_a_host_outlives_no_test_process(tmp_path: Path) -> None:
-    """A test's process that is killed leaves no host behind."""
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_host_outlives_no_test_process(paused: bool) -> None:
+    """A test's process that is killed leaves no host behind, also none that stands still."""
     program = (
         "import os, signal, sys, shops\n"
         "from freshet.testing import Hosts, start_redis\n"
         "redis = start_redis()\n"
         "(host,) = Hosts(redis)(1)\n"
+        f"if {paused}: host.pause(); host.resume(); host.pause(); redis.pause()\n"
         "print(host.processes[0].process.pid, redis.pid, redis.folder, host.info.shared, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

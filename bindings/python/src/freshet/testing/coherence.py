@@ -26,7 +26,8 @@ class Coherence(History):
         """Judge all that was noted: AssertionError, with the history that shows it, if a read was stale.
 
         within   seconds that a read may give what a newer write has replaced, counted from that write's return; 0: none
-        Returns what was seen (Verdict).  Also fails when there is nothing to judge: no read at all.
+        Returns what was seen (Verdict).  Also fails when there is nothing to judge: no read at all, or none that began
+        more than `within` after a write of its key had returned, so that no answer could have been wrong.
         """
         verdict = self.judge(within)
         self.judged = True
@@ -34,6 +35,12 @@ class Coherence(History):
             raise AssertionError(complaint(self, verdict))
         if not verdict.reads:
             raise AssertionError("no read was noted, so nothing was shown: tell `reading`, `read` or `drive` of some")
+        if not verdict.bound:
+            raise AssertionError(
+                f"no read began more than {within:g} s after a write of its key had returned ({verdict.writes} writes, "
+                f"{verdict.failed} of them failed), so nothing was shown: read for longer, or `elapse`, or see why "
+                "writes fail"
+            )
         return verdict
 
     def drive(

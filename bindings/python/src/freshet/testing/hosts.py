@@ -116,6 +116,7 @@ class Process:
                 stderr=log,
             )
         self._line = Connection(ours.detach())
+        self._watch: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._calls: dict[int, Call] = {}
         self._count = 0
@@ -163,11 +164,26 @@ class Process:
         told = Path(self._log).read_text(errors="replace")[-2000:].strip() if os.path.exists(self._log) else ""
         return f"process {self.where} (pid {self.process.pid}) has ended" + (f"; it said:\n{told}" if told else "")
 
+    def pause(self) -> None:
+        """Stop it where it is.  It would not notice the end of the test's process, so somebody else does."""
+        if self._watch is None:
+            self._watch = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r line || kill -KILL "$1"', "sh", str(self.process.pid)], stdin=subprocess.PIPE
+            )
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+        if self._watch is not None:
+            self._watch.communicate(b"\n")
+            self._watch = None
+
     def close(self) -> None:
         """Let it close what its setup opened, and end it."""
         with self._lock, contextlib.suppress(OSError, ValueError):  # ended before
             self._line.send(None)
-        self.process.send_signal(signal.SIGCONT)  # one that stands still would not hear of it
+        self.resume()  # one that stands still would not hear of it
         try:
             self.process.wait(servers.START)
         except subprocess.TimeoutExpired:
@@ -205,11 +221,11 @@ class Host:
 
     def pause(self, process: int = 0) -> None:
         """Stop one of its processes where it is (SIGSTOP)."""
-        self.processes[process].process.send_signal(signal.SIGSTOP)
+        self.processes[process].pause()
 
     def resume(self, process: int = 0) -> None:
         """Let it go on."""
-        self.processes[process].process.send_signal(signal.SIGCONT)
+        self.processes[process].resume()
 
 
 class Hosts:

@@ -61,6 +61,8 @@ class Verdict:
     within: float
     reads: int = 0
     writes: int = 0
+    failed: int = 0  # of the writes
+    bound: int = 0  # of the reads: those that began more than `within` after a write, and so could have been stale
     stale: list[Stale] = field(default_factory=list)
     longest: float = 0.0  # of any read, within the bound too; 0.0: none was behind at all
 
@@ -179,6 +181,9 @@ class History:
         reads = sorted((event for event in events if event.kind == "read"), key=lambda event: event.begun)
         verdict.reads += len(reads)
         verdict.writes += len(events) - len(reads)
+        verdict.failed += sum(event.kind == "write" and event.ended == NEVER for event in events)
+        first = min((event.ended for event in events if event.kind == "write"), default=NEVER)
+        verdict.bound += sum(read.begun > first + verdict.within for read in reads)
         guessed = key in self._initial
         for read in reads:
             sources = [write for write in writes.of(read.value) if write.begun <= read.ended]
