@@ -255,18 +255,34 @@ def test_a_deleted_row_has_no_version(world: World) -> None:
     assert not world.there.load("user:1", versioned(1)).outdated
 
 
-def test_a_commit_whose_outcome_is_unknown_ends_the_guard(world: World) -> None:
-    session = world.sessions()
-    session.get_one(world.User, 1).age = 50
-    session.flush()
-    backend = session.scalar(text("SELECT pg_backend_pid()"))
-    world.servers.primary.sql(f"SELECT pg_terminate_backend({backend})")
-    with pytest.raises(DBAPIError):
-        session.commit()
-    session.rollback()
-    assert not world.there.load("user:1", versioned(1)).outdated  # perhaps it was not committed
+def test_a_commit_whose_outcome_is_unknown_keeps_the_guard_for_its_hold(servers: Servers, tmp_path: Path) -> None:
+    world = World(servers, tmp_path, hold=2.0)
+    try:
+        session = world.sessions()
+        session.get_one(world.User, 1).age = 50
+        session.flush()
+        backend = session.scalar(text("SELECT pg_backend_pid()"))
+        world.servers.primary.sql(f"SELECT pg_terminate_backend({backend})")
+        with pytest.raises(DBAPIError):
+            session.commit()
+        session.rollback()
+        assert not world.there.load("user:1", versioned(1)).outdated  # perhaps it was not committed
+        assert not world.kept("user:1")  # perhaps it will be
+        wait_until("the guard's end", lambda: world.kept("user:1"), 10)
+        session.close()
+    finally:
+        world.close()
+
+
+def test_a_commit_that_the_database_refuses_ends_the_guard(world: World) -> None:
+    """It has said so, on a connection that goes on."""
+    world.servers.primary.sql("ALTER TABLE person ADD UNIQUE (age) DEFERRABLE INITIALLY DEFERRED")
+    with world.sessions() as session:
+        session.get_one(world.User, 1).age = 2
+        session.flush()
+        with pytest.raises(IntegrityError):
+            session.commit()
     assert world.kept("user:1")
-    session.close()
 
 
 def test_a_flush_that_fails_in_the_database_ends_the_guard(world: World) -> None:

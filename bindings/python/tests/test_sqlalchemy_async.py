@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import time
 import warnings
@@ -22,6 +23,7 @@ pytest.importorskip("redis")
 from sqlalchemy import event, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
 from sqlalchemy_world import World, servers, world
 from stories.servers import Servers, wait_until
 
@@ -228,6 +230,41 @@ async def test_an_exception_in_changing_comes_out_as_it_was(sessions: Sessions) 
     with pytest.raises(IntegrityError):
         async with sessions.make() as session, coherence.aio.changing(session, world.User, 1):
             await session.execute(text("UPDATE person SET email = '2@x' WHERE id = 1"))
+
+
+@asynchronous
+async def test_a_commit_that_nobody_waits_for_any_more_stays_guarded(sessions: Sessions) -> None:
+    """COMMIT is on its way when the task is cancelled; the database gets to it later."""
+    world = sessions.world
+    coherence = Coherence(world.here, primary=sessionmaker(world.engine), hold=3.0)
+    coherence.keeps("user:{id}", tags=["team:{team_id}"])(world.User)
+    make = async_sessionmaker(sessions.engine)
+    coherence.watch(make)
+    backend = 0
+    try:
+        async with make() as session:
+            backend = await session.scalar(text("SELECT pg_backend_pid()")) or 0
+            (await session.get_one(world.User, 1)).age = 50
+            await session.flush()
+            os.kill(backend, signal.SIGSTOP)
+            commit = asyncio.create_task(session.commit())
+            await asyncio.sleep(0.3)
+            commit.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await commit
+        assert (await asyncio.to_thread(coherence.get_or_load, world.User, 1))["age"] == 1
+        world.fill("list:7", tags=["team:7"])
+    finally:
+        if backend:
+            os.kill(backend, signal.SIGCONT)
+
+    async def changed() -> bool:
+        return world.servers.primary.sql("SELECT age FROM person WHERE id = 1") == "50"
+
+    await until("the commit", changed)
+    assert (await asyncio.to_thread(coherence.get_or_load, world.User, 1, level="latest"))["age"] == 50
+    await until("the guard's end", lambda: sessions.kept("user:1"), 10)
+    assert world.gone("list:7")
 
 
 @asynchronous

@@ -114,6 +114,13 @@ def leave(steps: Iterable[Step]) -> None:
         _task(_run_awaiting(steps))
 
 
+def later(steps: Iterable[Step], seconds: float) -> None:
+    """Make these calls in so many seconds, on a thread of their own; a process that has ended by then makes none."""
+    timer = threading.Timer(seconds, _run_blocking, args=(list(steps),))
+    timer.name, timer.daemon = "freshet-guards", True
+    timer.start()
+
+
 def _task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = asyncio.get_running_loop().create_task(work)
     LEFT.add(task)

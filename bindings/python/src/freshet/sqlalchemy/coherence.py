@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, TypeVar
 
-from sqlalchemy import Connection, Engine, ForeignKey, Table, event, inspect
+from sqlalchemy import Connection, Engine, ExceptionContext, ForeignKey, Table, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import (
     InstanceState,
@@ -62,7 +62,8 @@ class Coherence:
 
     From then on a watched session guards the keys of what it flushes before the first statement goes out (the keys of
     rows whose primary key the database draws, after the INSERT), looks before COMMIT that the guards outlast it, and
-    ends them when its outermost transaction has ended, however it ended.  Savepoints keep them until then.
+    ends them when its outermost transaction has ended.  Savepoints keep them until then; a COMMIT of unknown outcome
+    (the connection broke, the task was cancelled) does for `hold` seconds more, as the database may yet get to it.
 
     cache             the freshet.Cache of classes that name no other
     primary, replica  sessionmaker, async_sessionmaker or a callable that gives a new session; what get_or_load reads
@@ -243,6 +244,9 @@ class Coherence:
             event.listen(connection.engine, "before_cursor_execute", self._before_cursor_execute)
             for name in ("commit", "prepare_twophase"):
                 event.listen(connection.engine, name, self._database_commits)
+            for name in ("rollback", "rollback_twophase"):
+                event.listen(connection.engine, name, self._database_rolls_back)
+            event.listen(connection.engine, "handle_error", self._database_refuses)
 
     def _before_flush(self, session: Session, context: Any, instances: Any) -> None:
         work = self.work_of(session)
@@ -387,9 +391,24 @@ class Coherence:
         """COMMIT is about to be sent.  The session has not always said so: not if a savepoint is still open, nor if it
         was the connection that was asked for it."""
         work = self._work_on(connection)
-        if work is not None and not work.commit_begun:
+        if work is None:
+            return
+        if not work.commit_begun:
             work.check(self.commit_needs)
             work.commit_begun = True
+        work.rolled_back = False  # whatever was said of statements before
+
+    def _database_rolls_back(self, connection: Connection, *transaction: Any) -> None:
+        """ROLLBACK is about to be sent.  If the connection is sound, it takes its turn behind a COMMIT that failed."""
+        work = self._work_on(connection)
+        if work is not None and not connection.invalidated:
+            work.rolled_back = True
+
+    def _database_refuses(self, context: ExceptionContext) -> None:
+        """An error that is the database's answer, to COMMIT perhaps; none if the connection broke or nobody waited."""
+        connection, answers = context.connection, context.dialect.loaded_dbapi.Error
+        if connection is not None and not context.is_disconnect and isinstance(context.original_exception, answers):
+            self._database_rolls_back(connection)
 
     def _work_on(self, connection: Connection) -> Work | None:
         """What the watched session on this connection changes."""

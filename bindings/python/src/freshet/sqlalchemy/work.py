@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 import freshet
 
-from .calls import LOG, Held, Step, begin_guard, leave, run
+from .calls import LOG, Held, Step, begin_guard, later, leave, run
 from .declare import Kept, Row
 from .errors import NotGuarded
 
@@ -50,6 +50,7 @@ class Work:
         self.held: list[Held] = []
         self.commit_begun = False  # from here on it may be committed, whatever the database says or does not
         self.committed = False
+        self.rolled_back = False  # the database has said so, or will before anything else is asked of it
         self.broken = ""  # why it must not be committed
         self.seen: dict[Any, Kept] = {}  # states of the running flush whose old row is accounted for
         self.flushed: list[tuple[Kept, Any, bool]] = []  # and those it has written; whether it deleted them
@@ -155,12 +156,28 @@ class Work:
             steps.append(Step(held.cache, held))
         return steps
 
+    @property
+    def in_doubt(self) -> bool:
+        """COMMIT was sent, and nobody knows what becomes of it: the database may yet get to it."""
+        return self.commit_begun and not self.committed and not self.rolled_back
+
     def end(self) -> None:
-        """The transaction is over, one way or the other: end the guards, void the tags."""
+        """The transaction is over, one way or the other: end the guards, void the tags.
+
+        In doubt the guards stay for `hold`, as when the process dies: by then the database has ended it.
+        """
         self._end.detach()
         steps = self.steps()
-        if steps:
-            run(steps)
+        if not steps:
+            return
+        if self.in_doubt:
+            keys = sorted(key for held in self.held for key in held.keys)
+            LOG.warning(
+                "a COMMIT has no known outcome: nothing is kept of %s for %g s", ", ".join(keys[:8]) or "it", self.hold
+            )
+            later(steps, self.hold)
+            steps = [step for step in steps if step.held is None]
+        run(steps)
 
 
 def _abandoned(held: list[Held]) -> None:
