@@ -177,3 +177,20 @@ def test_an_argument_that_nobody_takes_is_named() -> None:
     region = make_region().configure("dogpile.cache.freshet", arguments={"max_stalenes": 1})
     with pytest.raises(TypeError, match="max_stalenes"):
         region.get("k")
+
+
+def test_a_mutex_that_cannot_be_had_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    region = make_region().configure("dogpile.cache.freshet", arguments=ARGUMENTS)
+    backend: Any = region.backend
+    here = backend.lock_here("unlucky")
+
+    def begin(key: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "begin", begin)
+        with pytest.raises(RuntimeError, match="new thread"):
+            region.get_or_create("unlucky", lambda: 1)
+    assert not here.locked()
+    assert not region.backend.get_mutex("unlucky").locked()
+    assert region.get_or_create("unlucky", lambda: 2) == 2

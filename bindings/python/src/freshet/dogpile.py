@@ -17,6 +17,7 @@ While Redis is away nothing can be locked or stored; each process then creates f
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from typing import Any
 from dogpile.cache.api import NO_VALUE, BytesBackend, CacheMutex, KeyType, SerializedReturnType
 
 from .cache import Cache
+from .errors import FreshetError
 from .exclusive import Lock
 
 __all__ = ["FreshetBackend"]
@@ -93,11 +95,18 @@ class _Mutex(CacheMutex):
         here = self._backend.lock_here(self._key)
         if not here.acquire(wait):
             return False
-        if not self._lock.acquire(blocking=wait) and self._backend.cache.proven:
+        try:
+            if not self._lock.acquire(blocking=wait) and self._backend.cache.proven:
+                here.release()
+                return False
+            self._backend.begin(self._key)
+        except BaseException:  # nobody would release what was not acquired
+            with contextlib.suppress(FreshetError):
+                if self._lock.held:
+                    self._lock.release()
             here.release()
-            return False
+            raise
         self._here = here
-        self._backend.begin(self._key)
         return True
 
     def release(self) -> None:
