@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
+import freshet
 from freshet.testing import Chaos, Coherence, HostInfo, Hosts, servers
 from freshet.testing.steps import until
 
@@ -170,3 +173,42 @@ def test_what_is_not_there_and_what_clients_make_up(services: Callable[..., list
     until(lambda: a.read(99) == "there now", 5.0, "the other host sees that it is there now")
     assert a.ask("/items/99", headers={"Cookie": "freshet=%00garbage", "Freshet-Token": "nonsense"}).status == 200
     until(lambda: a.ask("/items/99").headers["Freshet-Source"] == "tier", 5.0, "it is answered from memory")
+
+
+def test_a_change_whose_client_has_gone_is_guarded_to_its_end(
+    freshet_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is cancelled while a thread is about to commit, which it does all the same."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / "shop.db"))
+    import app
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    about, go_on = threading.Event(), threading.Event()
+    kept: list[bool] = []
+
+    class Slow(app.Database):
+        def write(self, number: int, item: app.Item) -> None:
+            about.set()
+            assert go_on.wait(10)
+            cache.load(f"item:{number}", lambda: "old")
+            cache.flush()
+            kept.append(cache.get(f"item:{number}") == "old")
+            super().write(number, item)
+
+    async def cancelled() -> None:
+        service = app.create_app(cache)
+        service.state.cache, service.state.database = cache, Slow(str(tmp_path / "shop.db"))
+        request = Request({"type": "http", "app": service, "headers": []})
+        task = asyncio.create_task(app.write_item(1, app.Item(name="new", price=1), request, Response()))
+        assert await asyncio.to_thread(about.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with freshet.Cache("shop", dir=freshet_dir, serializer=freshet.JSON) as cache:
+        asyncio.run(cancelled())
+    assert kept == [False]

@@ -19,9 +19,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, closing
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 from fastapi import Cookie, FastAPI, Header, HTTPException, Request, Response
 from pydantic import BaseModel
@@ -104,6 +104,17 @@ def session_token(cache: freshet.Cache, *tokens: Optional[str]) -> str:  # noqa:
     return joined
 
 
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for it, also when this task is cancelled (a client that has gone, a timeout): a thread goes on all the same,
+    and the guard must not end before its commit."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 async def read_item(
     number: int,
     request: Request,
@@ -140,7 +151,7 @@ async def write_item(
     cache: freshet.Cache = request.app.state.cache
     database: Database = request.app.state.database
     async with cache.aio.guard(f"item:{number}") as guard:
-        await asyncio.to_thread(database.write, number, item)
+        await to_the_end(asyncio.to_thread(database.write, number, item))
     changed = guard.change.token if guard.change else ""
     token = session_token(cache, freshet_cookie, freshet_token, changed)
     response.headers["Freshet-Token"] = token
