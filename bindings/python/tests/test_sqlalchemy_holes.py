@@ -352,3 +352,24 @@ def test_changing_guards_all_that_a_class_is_declared_for(world: World) -> None:
         assert not world.kept("child-of:7")
         session.commit()
     assert world.coherence.get_or_load(world.User, 1, level="latest")["age"] == 50
+
+
+def test_two_primary_keys_never_have_one_key(world: World) -> None:
+    class Place(world.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "place"
+        shop: Mapped[str] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(primary_key=True)
+        number: Mapped[int]
+
+    world.coherence.keeps("place:{shop}:{name}")(Place)
+    world.Base.metadata.create_all(world.engine)
+    idents = [("a:b", "c"), ("a", "b:c"), ("a%3Ab", "c")]
+    with world.sessions.begin() as session:
+        session.add_all(Place(shop=shop, name=name, number=n) for n, (shop, name) in enumerate(idents))
+    assert [world.coherence.get_or_load(Place, ident)["number"] for ident in idents] == [0, 1, 2]
+    with world.sessions.begin() as session:
+        for ident in idents:
+            session.get_one(Place, ident).number += 10
+    assert [world.coherence.get_or_load(Place, ident, level="latest")["number"] for ident in idents] == [10, 11, 12]
+    with pytest.raises(ValueError, match="nothing between"):
+        world.coherence.keeps("place:{shop}{name}")(Place)

@@ -141,6 +141,7 @@ class Coherence:
         """A class decorator: rows of this mapped class are cached under these keys.
 
         key, keys   templates of the keys that hold the row; `key` is get_or_load's, and made of the primary key
+                    ("user:{id}"; of several strings what stands between them is escaped, ":" as "%3A")
         also, more  templates, or a function of the object, of keys whose values are made of this row and others.
                     The function is not asked for rows that statements change: give such entries `tags_of` the class
         tags        templates of tags that a change of the row voids: of lists, sums and whatever else it is part of

@@ -26,7 +26,10 @@ EPOCH = datetime.datetime(1970, 1, 1)
 
 
 class Template:
-    """A key or tag with attributes in braces."""
+    """A key or tag with attributes in braces.
+
+    If it has several, what stands between them is escaped in strings ("a:b" as "a%3Ab"): no two rows have one key.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -36,11 +39,20 @@ class Template:
         for name in self.fields:
             if not name.isidentifier():
                 raise ValueError(f"{text!r}: {{{name}}} is no attribute's name")
+        between = [before for before, name, _, _ in string.Formatter().parse(text) if name is not None][1:]
+        if not all(between):
+            raise ValueError(f"{text!r}: two attributes with nothing between them, so that two rows could have one key")
+        self._escapes = {ord(char): f"%{ord(char):02X}" for char in {*"".join(between), "%"}} if between else {}
 
     def fill(self, values: Values) -> str | None:
         """The key; None where an attribute is not known or NULL, since nothing can be cached under that."""
         if any(values.get(name) is None for name in self.fields):
             return None
+        if self._escapes:
+            values = {
+                name: value.translate(self._escapes) if isinstance(value, str) else value
+                for name, value in ((name, values[name]) for name in self.fields)
+            }
         return self.text.format_map(values)
 
 
