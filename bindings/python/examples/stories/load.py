@@ -176,7 +176,12 @@ def table(title: str, bound: float, tallies: Sequence[Tally]) -> str:
             )
         )  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    text = [title, f"stale: older than what was confirmed before the read began; beyond: by more than {bound:g} s", ""]
+    text = [
+        title,
+        f"stale: older than what was confirmed before the read began; beyond: by more than {bound:g} s",
+        "db reads: queries that the database has run for readers; p50, p99: of reads, from the client's side",
+        "",
+    ]
     for line in lines:
         cells = zip(line, widths)
         text.append("  ".join(cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(cells)))

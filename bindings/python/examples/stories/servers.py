@@ -249,6 +249,6 @@ class Servers:
         """How many SELECTs on `table`, locking ones apart, primary and replica have run for `role` so far."""
         asked = (
             "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements JOIN pg_roles ON userid = pg_roles.oid "
-            f"WHERE rolname = '{role}' AND query ~* '^\\s*select.*\\m{table}\\M' AND query !~* 'for update'"
+            f"WHERE rolname = '{role}' AND query ~* '^\\s*select.*\\m{table}\\M' AND query !~* 'for (no key )?update'"
         )
         return sum(int(server.sql(asked)) for server in self._postgres())
