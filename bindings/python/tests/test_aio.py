@@ -202,7 +202,7 @@ def test_cancelling_a_waiting_task_forgets_its_call(hosts: Hosts, server: Server
         server.pause()
         try:
             waiting = [asyncio.ensure_future(hosts[0].aio.set(f"k{i}", b"v", deadline=60)) for i in range(50)]
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # each of them goes as far as it can
             assert not any(task.done() for task in waiting)
             for task in waiting:
                 task.cancel()
@@ -393,14 +393,16 @@ def test_a_serializer_that_closes_the_loops_calls(opener: Opener, run: Run) -> N
 def test_a_guard_whose_end_is_cancelled_ends_by_itself(hosts: Hosts, server: Server, run: Run) -> None:
     a, b = hosts
 
-    async def change() -> None:
+    async def change(ending: asyncio.Event) -> None:
         async with a.aio.guard("k", hold=600) as guard:
             server.pause()
+            ending.set()  # who waits for it goes on when the end has been begun
             await guard.end(deadline=10)
 
     async def main() -> None:
-        task = asyncio.ensure_future(change())
-        await asyncio.sleep(0.1)
+        ending = asyncio.Event()
+        task = asyncio.ensure_future(change(ending))
+        await ending.wait()
         task.cancel()
         try:
             with pytest.raises(asyncio.CancelledError):
