@@ -197,7 +197,7 @@ def test_cancelling_the_loading_task_lets_another_load(hosts: Hosts, run: Run) -
     run(main)
 
 
-def test_cancelling_a_waiting_task_forgets_its_call(hosts: Hosts, server: Server, run: Run) -> None:
+def test_many_tasks_that_wait_are_cancelled_and_the_next_call_is_made(hosts: Hosts, server: Server, run: Run) -> None:
     async def main() -> None:
         server.pause()
         try:
