@@ -273,7 +273,8 @@ class Coherence:
     def _sorted(self, instances: Iterable[object]) -> dict[Kept, list[InstanceState[Any]]]:
         states: dict[Kept, list[InstanceState[Any]]] = {}
         for instance in instances:
-            state = inspect(instance)
+            state: InstanceState[Any] | None = inspect(instance)
+            assert state is not None  # as SQLAlchemy 2.0 has it; the session's own are mapped
             for kept in self.of_mapper(state.mapper):
                 states.setdefault(kept, []).append(state)
         return {kept: states[kept] for kept in self.kept if kept in states}  # in one order: their rows get locked
