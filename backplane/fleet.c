@@ -6,7 +6,7 @@
  * cannot be reached is no failure: the loop goes on trying, and nothing is served from the tier until it is proven.
  *
  * The loop may be lost, when the host program closes descriptors that it does not know.  Callers notice (fleet_mind)
- * and start another; the lost one is leaked, since nothing of libuv may be touched any more.
+ * and start another; the lost one is leaked, since its streams and timers never end.
  */
 #include <admission.h>
 #include <fleet.h>
@@ -316,7 +316,7 @@ static void fleet_loop_stop(struct loop *loop, void *arg)
     fleet->ask = fleet->ears = NULL;
 }
 
-/* The descriptors were closed under us: forget all that libuv knows of; callers start another loop. */
+/* The descriptors were closed under us: forget all that the loop knows of; callers start another. */
 static void fleet_loop_lost(struct loop *loop, void *arg)
 {
     struct fleet *fleet = arg;

@@ -1,9 +1,9 @@
 /*
- * link.c - one connection on the loop's thread, kept up (link.h).  With loop.c the only file that includes <uv.h>.
+ * link.c - one connection on the loop's thread, kept up (link.h).
  *
- * A link lives long, its connections do not: each is a `wire` of its own, with a reader of its own, so that a late
- * callback of libuv's for an old one finds that it belongs to nobody (wire->link is NULL) and cannot be taken for the
- * new one's.  However a connection ends, it ends in link_end; and every owner's callback may have ended it, so after
+ * A link lives long, its connections do not: each is a `wire` of its own, with a reader of its own, so that who is in
+ * the midst of an old one's replies finds that it belongs to nobody (wire->link is NULL) and cannot take it for the
+ * new one.  However a connection ends, it ends in link_end; and every owner's callback may have ended it, so after
  * each we look again.
  */
 #include <link.h>
@@ -13,21 +13,14 @@
 #include <greeting.h>
 #include <remote.h>
 
-#include <uv.h>
-
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#define LINK_CHUNK       65536u
 #define LINK_QUEUE_MOST  ((size_t)32 << 20) /* bytes that wait to be sent, beyond which nothing is added */
 #define LINK_CALLS_MOST  65536u             /* replies that are waited for */
-#define LINK_KEEPALIVE_S 30u
 #define LINK_STEADY_MS   10000u /* up for so long, a connection counts as good */
 #define LINK_NEVER       UINT64_MAX
 
@@ -40,16 +33,9 @@ enum link_state {
 };
 
 struct link_wire { /* a connection */
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_pipe_t pipe;
-        uv_tcp_t tcp;
-    } uv;
-    uv_connect_t connect;
-    struct link *link; /* NULL: it has ended, only libuv still knows it */
+    struct loop_stream *stream;
+    struct link *link; /* NULL: it has ended, only the loop still knows it */
     struct resp_reader *reader;
-    int fd;
 };
 
 enum link_call_kind { LINK_CALL_GREETING, LINK_CALL_ASK, LINK_CALL_SUBSCRIBE, LINK_CALL_PING };
@@ -67,11 +53,6 @@ struct link_call { /* a reply that is waited for */
     size_t tail_size;
 };
 
-struct link_write { /* bytes on their way out */
-    uv_write_t uv;
-    char *bytes; /* NULL: the greeting's */
-};
-
 struct link {
     struct loop *loop;
     const struct url *url;
@@ -83,7 +64,7 @@ struct link {
 
     enum link_state state;
     bool closed;
-    uv_timer_t timer; /* back-off, connect, the calls' deadlines, silence: one at a time */
+    struct loop_timer *timer; /* back-off, connect, the calls' deadlines, silence: one at a time */
     uint64_t due_ms;  /* when it fires; LINK_NEVER */
     struct link_wire *wire;
     struct link_call *first, **last;
@@ -95,33 +76,22 @@ struct link {
     int channels; /* confirmed */
     bool has_address;
     struct url_address address;
-    unsigned nth;           /* of the name's addresses */
-    char chunk[LINK_CHUNK]; /* what is received goes through here */
+    unsigned nth; /* of the name's addresses */
 };
 
 static void link_end(struct link *link, freshet_result why, bool steady);
-static void link_timer_fired(uv_timer_t *timer);
-
-static uint64_t link_now(void)
-{
-    return uv_hrtime() / 1000000;
-}
 
 /* ---- the timer ---- */
 
 static void link_set_timer(struct link *link, uint64_t due_ms)
 {
-    uint64_t now_ms = link_now();
+    uint64_t now_ms = loop_now_ms();
 
     link->due_ms = due_ms;
-    if (loop_is_lost(link->loop))
-        return;
-    if (due_ms == LINK_NEVER) {
-        (void)uv_timer_stop(&link->timer);
-        return;
-    }
-    uv_update_time(loop_uv(link->loop));
-    (void)uv_timer_start(&link->timer, link_timer_fired, due_ms > now_ms ? due_ms - now_ms : 0, 0);
+    if (due_ms == LINK_NEVER)
+        loop_timer_unset(link->timer);
+    else
+        loop_timer_set(link->timer, due_ms > now_ms ? due_ms - now_ms : 0, 0);
 }
 
 /* The timer is to fire at this time at the latest. */
@@ -189,52 +159,25 @@ static void link_fail_calls(struct link *link)
 
 /* ---- sending ---- */
 
-static void link_written(uv_write_t *uv, int status)
+static bool link_send(struct link *link, const char *bytes, size_t size)
 {
-    struct link_write *write = uv->data;
-
-    (void)status; /* a failure to write shows as a failure to read, or as silence */
-    free(write->bytes);
-    free(write);
-}
-
-/* Hand bytes to libuv; `owned` ones are freed, whatever happens. */
-static bool link_send(struct link *link, char *bytes, size_t size, bool owned)
-{
-    struct link_write *write = NULL;
     size_t queued;
-    uv_buf_t buf;
 
-    if (!link->wire || loop_is_lost(link->loop))
-        goto fail;
-    queued = uv_stream_get_write_queue_size(&link->wire->uv.stream);
-    if (queued && queued + size > LINK_QUEUE_MOST)
-        goto fail;
-    if (!(write = calloc(1, sizeof *write)))
-        goto fail;
-    write->uv.data = write;
-    write->bytes = owned ? bytes : NULL;
-    buf = uv_buf_init(bytes, (unsigned)size);
-    if (uv_write(&write->uv, &link->wire->uv.stream, &buf, 1, link_written) == 0)
-        return true;
-fail:
-    free(write);
-    if (owned)
-        free(bytes);
-    return false;
+    if (!link->wire)
+        return false;
+    queued = loop_stream_queued(link->wire->stream);
+    return (queued == 0 || queued + size <= LINK_QUEUE_MOST) && loop_stream_send(link->wire->stream, bytes, size);
 }
 
-/* Send formatted bytes and wait for the reply; NULL: not sent, and nothing waits. */
+/* Send formatted bytes, which are freed, and wait for the reply; NULL: not sent, and nothing waits. */
 static struct link_call *link_send_call(struct link *link, enum link_call_kind kind, char *bytes, size_t size,
                                         uint64_t deadline_ms, link_reply_fn fn, void *arg)
 {
     struct link_call **last = link->last, *call = link_add_call(link, kind, deadline_ms, fn, arg);
+    bool sent = call && link_send(link, bytes, size);
 
-    if (!call) {
-        free(bytes);
-        return NULL;
-    }
-    if (link_send(link, bytes, size, true))
+    free(bytes);
+    if (sent || !call)
         return call;
     *last = NULL;
     link->last = last;
@@ -245,15 +188,15 @@ static struct link_call *link_send_call(struct link *link, enum link_call_kind k
 
 /* ---- the end of a connection ---- */
 
-static void link_wire_closed(uv_handle_t *handle)
+static void link_wire_closed(void *arg)
 {
-    struct link_wire *wire = handle->data;
+    struct link_wire *wire = arg;
 
     resp_reader_close(wire->reader);
     free(wire);
 }
 
-/* Let go of the connection; libuv closes it in its own time. */
+/* Let go of the connection; its memory goes in the loop's own time. */
 static void link_cut(struct link *link)
 {
     struct link_wire *wire = link->wire;
@@ -264,9 +207,7 @@ static void link_cut(struct link *link)
     if (!wire)
         return;
     wire->link = NULL;
-    /* If the descriptor is no longer ours, libuv must not close it: the loop ends, and the wire stays with it. */
-    if (!loop_is_lost(link->loop) && (wire->fd < 0 || loop_unguard(link->loop, wire->fd)))
-        uv_close(&wire->uv.handle, link_wire_closed);
+    loop_stream_close(wire->stream);
 }
 
 /* The one end of every connection and every attempt, with the thread's sentence set: wait, and tell everybody.  A
@@ -284,7 +225,7 @@ static void link_end(struct link *link, freshet_result why, bool steady)
         link->nth++; /* perhaps another of the name's addresses */
     link_cut(link);
     link->state = LINK_WAITING;
-    link_set_timer(link, link_now() + backoff_next(&link->backoff));
+    link_set_timer(link, loop_now_ms() + backoff_next(&link->backoff));
     link_fail_calls(link);
     if (link->events.down && link->state == LINK_WAITING) { /* not stopped meanwhile */
         (void)remote_fail(why, "%s", text);
@@ -295,7 +236,7 @@ static void link_end(struct link *link, freshet_result why, bool steady)
 /* Did this connection do any good? */
 static bool link_was_steady(const struct link *link)
 {
-    return link->state == LINK_UP && (link->proved || link_now() - link->up_ms >= LINK_STEADY_MS);
+    return link->state == LINK_UP && (link->proved || loop_now_ms() - link->up_ms >= LINK_STEADY_MS);
 }
 
 /* What came is not Redis's talk: not steady, however well it began, or we would be back for more at once. */
@@ -360,7 +301,7 @@ static void link_greeted(struct link *link, int index, const struct resp *reply)
     if (index + 1 < link->greeting.count)
         return;
     link->state = LINK_UP;
-    link->up_ms = link_now();
+    link->up_ms = loop_now_ms();
     if (link->events.up)
         link->events.up(link, link->arg);
 }
@@ -453,58 +394,47 @@ static void link_read_replies(struct link_wire *wire)
     }
 }
 
-/* ---- libuv's callbacks ---- */
+/* ---- the loop's callbacks ---- */
 
-static void link_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static void link_received(struct loop_stream *stream, const char *bytes, size_t size, void *arg)
 {
-    struct link_wire *wire = handle->data;
-
-    (void)suggested;
-    *buf = wire->link ? uv_buf_init(wire->link->chunk, LINK_CHUNK) : uv_buf_init(NULL, 0);
-}
-
-static void link_received(uv_stream_t *stream, ssize_t size, const uv_buf_t *buf)
-{
-    struct link_wire *wire = stream->data;
+    struct link_wire *wire = arg;
     struct link *link = wire->link;
 
-    if (!link || size == 0)
-        return;
-    if (size < 0) {
-        if (size == UV_EOF)
-            link_fail(link, "closed the connection");
-        else
-            link_fail(link, "is gone: %s", uv_strerror((int)size));
-        return;
-    }
-    link->heard_ms = link_now();
-    if (resp_reader_feed(wire->reader, buf->base, (size_t)size) != FRESHET_OK)
+    (void)stream;
+    link->heard_ms = loop_now_ms();
+    if (resp_reader_feed(wire->reader, bytes, size) != FRESHET_OK)
         link_fail_garbled(link);
     else
         link_read_replies(wire);
 }
 
-static void link_connected(uv_connect_t *connect, int status)
+static void link_ended(struct loop_stream *stream, int error, void *arg)
 {
-    struct link_wire *wire = connect->data;
+    struct link_wire *wire = arg;
+    char what[96];
+
+    (void)stream;
+    if (error)
+        link_fail(wire->link, "is gone: %s", strerror_r(error, what, sizeof what));
+    else
+        link_fail(wire->link, "closed the connection");
+}
+
+static void link_connected(struct loop_stream *stream, int error, void *arg)
+{
+    struct link_wire *wire = arg;
     struct link *link = wire->link;
     uint64_t deadline_ms;
-    int rc = status;
+    char what[96];
 
-    if (!link)
+    (void)stream;
+    if (error) {
+        link_fail(link, "cannot be reached: %s", strerror_r(error, what, sizeof what));
         return;
-    if (rc == 0)
-        rc = uv_read_start(&wire->uv.stream, link_alloc, link_received);
-    if (rc != 0) {
-        link_fail(link, "cannot be reached: %s", uv_strerror(rc));
-        return;
-    }
-    if (!link->url->is_unix) {
-        (void)uv_tcp_nodelay(&wire->uv.tcp, 1);
-        (void)uv_tcp_keepalive(&wire->uv.tcp, 1, LINK_KEEPALIVE_S);
     }
     link->state = LINK_GREETING;
-    link->heard_ms = link_now();
+    link->heard_ms = loop_now_ms();
     deadline_ms = link->due_ms; /* connecting and greeting share connect_ms */
     for (int i = 0; i < link->greeting.count; i++) {
         struct link_call *call = link_add_call(link, LINK_CALL_GREETING, deadline_ms, NULL, NULL);
@@ -515,86 +445,52 @@ static void link_connected(uv_connect_t *connect, int status)
         }
         call->count = i;
     }
-    if (!link_send(link, link->greeting.bytes, link->greeting.size, false))
+    if (!link_send(link, link->greeting.bytes, link->greeting.size))
         link_fail(link, "cannot be greeted: no memory");
 }
 
+static const struct loop_stream_events link_stream_events = {
+    .connected = link_connected, .received = link_received, .ended = link_ended, .closed = link_wire_closed};
+
 /* ---- connecting ---- */
 
-/* A socket whose number is none of the standard three: libuv never closes those, and a host program prints to them. */
-static int link_socket(int family)
+/* A wire that begins to connect; 0 or an errno. */
+static int link_dial(struct link *link)
 {
-    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), above;
+    struct link_wire *wire = calloc(1, sizeof *wire);
+    int error = ENOMEM;
 
-    if (fd < 0 || fd > STDERR_FILENO)
-        return fd;
-    above = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    close(fd);
-    return above;
-}
-
-/* Give the wire its socket and begin to connect; 0, or a code of libuv's. */
-static int link_dial(struct link *link, struct link_wire *wire)
-{
-    int fd = link_socket(link->address.storage.ss_family), rc;
-
-    if (fd < 0)
-        return -errno;
-    if (!loop_guard(link->loop, fd)) {
-        close(fd);
-        return UV_EMFILE;
-    }
-    rc = link->url->is_unix ? uv_pipe_open(&wire->uv.pipe, fd) : uv_tcp_open(&wire->uv.tcp, fd);
-    if (rc != 0) {
-        (void)loop_unguard(link->loop, fd);
-        close(fd);
-        return rc;
-    }
-    wire->fd = fd;
-    if (!link->url->is_unix)
-        return uv_tcp_connect(&wire->connect, &wire->uv.tcp, (const struct sockaddr *)&link->address.storage,
-                              link_connected);
-    uv_pipe_connect(&wire->connect, &wire->uv.pipe, link->url->host, link_connected);
+    if (!wire || !(wire->reader = resp_reader_open(link->reply_most)))
+        goto fail;
+    wire->link = link;
+    error = loop_stream_open(link->loop, &link->address, &link_stream_events, wire, &wire->stream);
+    if (error)
+        goto fail;
+    link->wire = wire;
     return 0;
+fail:
+    if (wire)
+        link_wire_closed(wire);
+    return error;
 }
 
 /* Begin an attempt. */
 static void link_connect(struct link *link)
 {
-    struct link_wire *wire;
     freshet_result result;
-    int rc;
+    char what[96];
+    int error;
 
     link->state = LINK_CONNECTING;
-    link_set_timer(link, link_now() + link->connect_ms);
+    link_set_timer(link, loop_now_ms() + link->connect_ms);
     if ((result = url_resolve_nth(link->url, link->nth, &link->address)) != FRESHET_OK) {
         link_end(link, FRESHET_ENET, false);
         return;
     }
     link->has_address = true;
-    link_set_timer(link, link_now() + link->connect_ms); /* the resolver's time does not count */
-    if (!(wire = calloc(1, sizeof *wire)) || !(wire->reader = resp_reader_open(link->reply_most))) {
-        free(wire);
-        link_fail(link, "cannot be reached: no memory");
-        return;
-    }
-    wire->fd = -1;
-    wire->link = link;
-    if (link->url->is_unix)
-        rc = uv_pipe_init(loop_uv(link->loop), &wire->uv.pipe, 0);
-    else
-        rc = uv_tcp_init(loop_uv(link->loop), &wire->uv.tcp);
-    if (rc != 0) {
-        resp_reader_close(wire->reader);
-        free(wire);
-    } else {
-        wire->uv.handle.data = wire;
-        wire->connect.data = wire;
-        link->wire = wire;
-        rc = link_dial(link, wire);
-    }
-    if (rc != 0)
-        link_fail(link, "cannot be reached: %s", uv_strerror(rc));
+    link_set_timer(link, loop_now_ms() + link->connect_ms); /* the resolver's time does not count */
+    if ((error = link_dial(link)) != 0)
+        link_fail(link, "cannot be reached: %s", strerror_r(error, what, sizeof what));
 }
 
 /* ---- time ---- */
@@ -635,15 +531,11 @@ static void link_prolong_ping(struct link *link)
             call->deadline_ms = link->heard_ms + link->connect_ms;
 }
 
-static void link_timer_fired(uv_timer_t *timer)
+static void link_timer_fired(void *arg)
 {
-    struct link *link = timer->data;
-    uint64_t now_ms = link_now(), first_ms, silence_ms;
+    struct link *link = arg;
+    uint64_t now_ms = loop_now_ms(), first_ms, silence_ms;
 
-    if (link->due_ms > now_ms && link->due_ms != LINK_NEVER) { /* libuv's clock ran ahead a little */
-        link_set_timer(link, link->due_ms);
-        return;
-    }
     link->due_ms = LINK_NEVER;
     switch (link->state) {
     case LINK_STOPPED:
@@ -688,9 +580,12 @@ struct link *link_open(struct loop *loop, const struct url *url, uint32_t connec
         free(link);
         return NULL;
     }
+    if (!(link->timer = loop_timer_open(loop, link_timer_fired, link))) {
+        greeting_free(&link->greeting);
+        free(link);
+        return NULL;
+    }
     backoff_init(&link->backoff, backoff_seed(link));
-    (void)uv_timer_init(loop_uv(loop), &link->timer); /* cannot fail */
-    link->timer.data = link;
     return link;
 }
 
@@ -699,7 +594,7 @@ void link_start(struct link *link)
     if (link->closed || (link->state != LINK_STOPPED && link->state != LINK_WAITING))
         return;
     link->state = LINK_WAITING;
-    link_set_timer(link, link_now());
+    link_set_timer(link, loop_now_ms());
 }
 
 void link_stop(struct link *link)
@@ -732,7 +627,7 @@ bool link_ask(struct link *link, int argc, const char *const *argv, const size_t
 
     if (link->state != LINK_UP || link->subscribed || resp_format(argc, argv, sizes, &bytes, &size) != FRESHET_OK)
         return false;
-    return link_send_call(link, LINK_CALL_ASK, bytes, size, link_now() + ms, fn, arg) != NULL;
+    return link_send_call(link, LINK_CALL_ASK, bytes, size, loop_now_ms() + ms, fn, arg) != NULL;
 }
 
 bool link_script(struct link *link, enum script script, int keys, int argc, const char *const *argv,
@@ -766,7 +661,7 @@ bool link_script(struct link *link, enum script script, int keys, int argc, cons
         goto done;
     }
     memcpy(tail, tail_start, size - head_size);
-    if ((call = link_send_call(link, LINK_CALL_ASK, bytes, size, link_now() + ms, fn, arg))) {
+    if ((call = link_send_call(link, LINK_CALL_ASK, bytes, size, loop_now_ms() + ms, fn, arg))) {
         call->script = script;
         call->argc = argc + 3;
         call->tail = tail;
@@ -793,19 +688,19 @@ bool link_subscribe(struct link *link, int count, const char *const *channels, u
     argv[0] = "SUBSCRIBE";
     memcpy(argv + 1, channels, (size_t)count * sizeof *argv);
     if (resp_format(count + 1, argv, NULL, &bytes, &size) == FRESHET_OK)
-        call = link_send_call(link, LINK_CALL_SUBSCRIBE, bytes, size, link_now() + ms, fn, arg);
+        call = link_send_call(link, LINK_CALL_SUBSCRIBE, bytes, size, loop_now_ms() + ms, fn, arg);
     free(argv);
     if (!call)
         return false;
     call->count = count;
     link->subscribed = true;
-    link_set_timer_by(link, link_now() + link->connect_ms);
+    link_set_timer_by(link, loop_now_ms() + link->connect_ms);
     return true;
 }
 
-static void link_timer_closed(uv_handle_t *handle)
+static void link_timer_closed(void *arg)
 {
-    struct link *link = handle->data;
+    struct link *link = arg;
 
     greeting_free(&link->greeting);
     free(link);
@@ -817,8 +712,7 @@ void link_close(struct link *link)
         return;
     link->closed = true;
     link_stop(link);
-    if (!loop_is_lost(link->loop))
-        uv_close((uv_handle_t *)&link->timer, link_timer_closed);
+    loop_timer_close_then(link->timer, link_timer_closed);
 }
 
 bool link_address(const struct link *link, struct url_address *ret_address)

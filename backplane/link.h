@@ -1,8 +1,8 @@
 /*
- * link.h - one connection that the loop's thread owns: a libuv stream, redisReader behind it (resp.h), replies to
+ * link.h - one connection that the loop's thread owns: a stream, redisReader behind it (resp.h), replies to
  * callbacks in order, pushes of a subscription to one callback.  It reconnects by itself, with back-off and full jitter
  * (10 ms to 2 s), after AUTH and SELECT calls `up`, and on any error, garbage or silence past a deadline calls `down`
- * once and starts again.  Only ever used on the loop's thread.  With loop.c the only file that includes <uv.h>.
+ * once and starts again.  Only ever used on the loop's thread.
  *
  * All calls here may be made from within the callbacks.
  */

@@ -1,20 +1,22 @@
 /*
- * loop.c - the thread that owns libuv (loop.h).  With link.c the only file that includes <uv.h>.
+ * loop.c - a thread that waits for sockets and for time (loop.h).  Above the system's poll(), below link.c.
  *
- * libuv abort()s when a descriptor that it watches has gone, inside epoll_ctl, epoll_wait and uv_async_send alike, and
- * a library must not take its host program along.  So it never waits: our own poll() waits on its epoll descriptor, and
- * uv_run only takes what is ready, right after a look at every descriptor's identity.  Other threads wake us through a
- * socket pair of ours instead of uv_async: its ends have identities that can be checked (eventfds all look alike), and
- * a send() to it raises no signal.
+ * It stands on poll() alone, on no library for loops: those watch descriptors with epoll and abort() the process when
+ * one that they watch has gone, and a library must not take its host program along.  No look beforehand helps, for the
+ * host program may close its descriptors between the look and the use.  poll() only says that there is no such one.
+ * What remains of that window is that a byte may be read from, or sent to, what took the number within it; so the look
+ * stands right before each use.  Other threads wake us through a socket pair: its ends have identities that can be
+ * checked (eventfds all look alike), and a send() to it raises no signal.
  */
 #include <loop.h>
 
 #include <remote.h>
-
-#include <uv.h>
+#include <url.h>
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -29,6 +31,9 @@
 #define LOOP_FILES        64u  /* descriptors guarded */
 #define LOOP_WAIT_MOST_MS 1000 /* a look at the descriptors at least so often */
 #define LOOP_END_S        2
+#define LOOP_CHUNK        65536u
+#define LOOP_READS_MOST   16 /* chunks of one stream a turn: the others' turn comes too */
+#define LOOP_KEEPALIVE_S  30
 
 /* A descriptor and what it was when we made it.  The number is written last and taken back first, for the child after a
  * fork that reads this in whatever state it was. */
@@ -39,22 +44,42 @@ struct loop_file {
 };
 
 struct loop {
-    uv_loop_t uv;
-    uv_pipe_t first; /* see loop_open_files */
     struct loop_events events;
     void *arg;
     pthread_t thread;
     atomic_bool woken, stopping, lost;
     struct loop_file near, far; /* the socket pair: far is sent to, near is read */
-    struct loop_file backend;   /* libuv's epoll descriptor */
     struct loop_file files[LOOP_FILES];
+    struct loop_timer *timers;
+    struct loop_stream *streams;
+    uint64_t turn;
+    bool closing;           /* some timer or stream is closed and not freed yet */
+    char chunk[LOOP_CHUNK]; /* what is received goes through here */
 };
 
 struct loop_timer {
-    uv_timer_t uv;
+    struct loop_timer *next;
     struct loop *loop;
     void (*fn)(void *arg);
+    void (*closed)(void *arg);
     void *arg;
+    bool set, closing;
+    uint64_t due_ms, repeat_ms;
+    uint64_t turn; /* in which it was last set or fired: once a turn is enough */
+};
+
+enum loop_stream_state { LOOP_CONNECTING, LOOP_OPEN, LOOP_ENDED, LOOP_CLOSING };
+
+struct loop_stream {
+    struct loop_stream *next;
+    struct loop *loop;
+    struct loop_stream_events events;
+    void *arg;
+    enum loop_stream_state state;
+    struct loop_file *file;
+    struct pollfd *polled; /* in this turn; NULL: not */
+    char *out;             /* what waits to be sent: out[sent..size) */
+    size_t sent, size, room;
 };
 
 /* ---- descriptors and their identity ---- */
@@ -89,7 +114,7 @@ static void loop_file_close(struct loop_file *file)
 
 static bool loop_is_whole(const struct loop *loop)
 {
-    if (!loop_file_is_ours(&loop->backend) || !loop_file_is_ours(&loop->near) || !loop_file_is_ours(&loop->far))
+    if (!loop_file_is_ours(&loop->near) || !loop_file_is_ours(&loop->far))
         return false;
     for (size_t i = 0; i < LOOP_FILES; i++)
         if (atomic_load_explicit(&loop->files[i].fd, memory_order_relaxed) >= 0 && !loop_file_is_ours(&loop->files[i]))
@@ -97,27 +122,13 @@ static bool loop_is_whole(const struct loop *loop)
     return true;
 }
 
-bool loop_guard(struct loop *loop, int fd)
+/* A place for a descriptor of ours; NULL: no room, or it is none. */
+static struct loop_file *loop_guard(struct loop *loop, int fd)
 {
     for (size_t i = 0; i < LOOP_FILES; i++)
         if (atomic_load_explicit(&loop->files[i].fd, memory_order_relaxed) < 0)
-            return loop_file_set(&loop->files[i], fd);
-    return false;
-}
-
-bool loop_unguard(struct loop *loop, int fd)
-{
-    for (size_t i = 0; i < LOOP_FILES; i++) {
-        if (atomic_load_explicit(&loop->files[i].fd, memory_order_relaxed) != fd)
-            continue;
-        if (!loop_file_is_ours(&loop->files[i])) {
-            atomic_store(&loop->lost, true);
-            return false;
-        }
-        atomic_store(&loop->files[i].fd, -1);
-        return true;
-    }
-    return true;
+            return loop_file_set(&loop->files[i], fd) ? &loop->files[i] : NULL;
+    return NULL;
 }
 
 bool loop_is_lost(const struct loop *loop)
@@ -125,29 +136,295 @@ bool loop_is_lost(const struct loop *loop)
     return atomic_load(&loop->lost);
 }
 
-void *loop_uv(struct loop *loop)
+uint64_t loop_now_ms(void)
 {
-    return &loop->uv;
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- streams ---- */
+
+/* Its descriptor, if that is still its own; -1, and the loop is lost, if not. */
+static int loop_stream_fd(struct loop_stream *stream)
+{
+    if (loop_file_is_ours(stream->file))
+        return atomic_load(&stream->file->fd);
+    atomic_store(&stream->loop->lost, true);
+    return -1;
+}
+
+/* A socket whose number is none of the standard three: a host program that has closed those prints to them. */
+static int loop_socket(int family)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), above;
+
+    if (fd < 0 || fd > STDERR_FILENO)
+        return fd;
+    above = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(fd);
+    return above;
+}
+
+/* Begin to connect; 0 or an errno. */
+static int loop_dial(int fd, const struct url_address *address)
+{
+    int on = 1, idle_s = LOOP_KEEPALIVE_S;
+
+    if (address->storage.ss_family != AF_UNIX) {
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    }
+    if (connect(fd, (const struct sockaddr *)&address->storage, address->size) == 0 || errno == EINPROGRESS ||
+        errno == EINTR)
+        return 0; /* poll() tells of the end */
+    return errno;
+}
+
+int loop_stream_open(struct loop *loop, const struct url_address *address, const struct loop_stream_events *events,
+                     void *arg, struct loop_stream **ret_stream)
+{
+    struct loop_stream *stream = calloc(1, sizeof *stream);
+    int fd, error;
+
+    if (!stream)
+        return ENOMEM;
+    fd = loop_socket(address->storage.ss_family);
+    if ((error = fd < 0 ? errno : loop_dial(fd, address)) != 0)
+        goto fail;
+    if (!(stream->file = loop_guard(loop, fd))) {
+        error = EMFILE;
+        goto fail;
+    }
+    stream->loop = loop;
+    stream->events = *events;
+    stream->arg = arg;
+    stream->next = loop->streams;
+    loop->streams = stream;
+    *ret_stream = stream;
+    return 0;
+fail:
+    if (fd >= 0)
+        close(fd);
+    free(stream);
+    return error;
+}
+
+/* Send of what waits as much as the system takes.  An error shows as one of receiving. */
+static void loop_stream_flush(struct loop_stream *stream)
+{
+    while (stream->state == LOOP_OPEN && stream->sent < stream->size) {
+        int fd = loop_stream_fd(stream);
+        ssize_t sent = fd < 0 ? -1 : send(fd, stream->out + stream->sent, stream->size - stream->sent,
+                                          MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (sent < 0 && fd >= 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            return;
+        stream->sent += (size_t)sent;
+    }
+    if (stream->sent == stream->size)
+        stream->sent = stream->size = 0;
+}
+
+bool loop_stream_send(struct loop_stream *stream, const char *bytes, size_t size)
+{
+    if (atomic_load(&stream->loop->lost))
+        return false;
+    if (stream->sent) {
+        memmove(stream->out, stream->out + stream->sent, stream->size - stream->sent);
+        stream->size -= stream->sent;
+        stream->sent = 0;
+    }
+    if (stream->size + size > stream->room) {
+        size_t room = (stream->size + size) * 2;
+        char *grown = realloc(stream->out, room);
+
+        if (!grown)
+            return false;
+        stream->out = grown;
+        stream->room = room;
+    }
+    memcpy(stream->out + stream->size, bytes, size);
+    stream->size += size;
+    loop_stream_flush(stream);
+    if (stream->size == 0 && stream->room > LOOP_CHUNK) { /* a large one is not kept */
+        free(stream->out);
+        stream->out = NULL;
+        stream->room = 0;
+    }
+    return true;
+}
+
+size_t loop_stream_queued(const struct loop_stream *stream)
+{
+    return stream->size - stream->sent;
+}
+
+void loop_stream_close(struct loop_stream *stream)
+{
+    stream->state = LOOP_CLOSING;
+    stream->loop->closing = true;
+    if (!atomic_load(&stream->loop->lost) && loop_stream_fd(stream) >= 0)
+        loop_file_close(stream->file);
+}
+
+/* The connection has come about, or not. */
+static void loop_stream_connected(struct loop_stream *stream)
+{
+    socklen_t size = sizeof(int);
+    int fd = loop_stream_fd(stream), error = 0;
+
+    if (fd < 0)
+        return;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
+        error = errno;
+    stream->state = error ? LOOP_ENDED : LOOP_OPEN;
+    stream->events.connected(stream, error, stream->arg);
+}
+
+/* Take what has come.  A callback may close the stream. */
+static void loop_stream_receive(struct loop_stream *stream)
+{
+    struct loop *loop = stream->loop;
+    ssize_t size = LOOP_CHUNK;
+
+    for (int i = 0; i < LOOP_READS_MOST && size == LOOP_CHUNK && stream->state == LOOP_OPEN; i++) {
+        int fd = loop_stream_fd(stream);
+
+        if (fd < 0)
+            return;
+        size = recv(fd, loop->chunk, LOOP_CHUNK, MSG_DONTWAIT);
+        if (size > 0) {
+            stream->events.received(stream, loop->chunk, (size_t)size, stream->arg);
+        } else if (size == 0 || (errno != EAGAIN && errno != EINTR)) {
+            stream->state = LOOP_ENDED;
+            stream->events.ended(stream, size == 0 ? 0 : errno, stream->arg);
+        }
+    }
+}
+
+/* Tell the streams what poll() has said of them.  No loop of callbacks goes on when the loop is lost. */
+static void loop_tell_streams(struct loop *loop)
+{
+    for (struct loop_stream *stream = loop->streams; stream && !atomic_load(&loop->lost); stream = stream->next) {
+        short said = stream->polled ? stream->polled->revents : 0;
+
+        stream->polled = NULL;
+        if (!said)
+            continue;
+        if (stream->state == LOOP_CONNECTING)
+            loop_stream_connected(stream);
+        else if (stream->state == LOOP_OPEN && said & ~POLLOUT)
+            loop_stream_receive(stream);
+        if (stream->state == LOOP_OPEN && said & POLLOUT)
+            loop_stream_flush(stream);
+    }
 }
 
 /* ---- the thread ---- */
 
-/* Wait until something is to be done. */
+/* Until the next timer is due, at most the time for a look at the descriptors. */
+static int loop_patience_ms(const struct loop *loop)
+{
+    uint64_t now_ms = loop_now_ms(), most_ms = LOOP_WAIT_MOST_MS;
+
+    for (const struct loop_timer *timer = loop->timers; timer; timer = timer->next)
+        if (timer->set && timer->due_ms < now_ms + most_ms)
+            most_ms = timer->due_ms > now_ms ? timer->due_ms - now_ms : 0;
+    return (int)most_ms;
+}
+
+/* Wait until something is to be done, and do what the sockets want.  Whatever poll says, the descriptors are looked at
+ * before they are used. */
 static void loop_wait(struct loop *loop)
 {
-    int timeout = uv_loop_alive(&loop->uv) ? uv_backend_timeout(&loop->uv) : LOOP_WAIT_MOST_MS;
-    struct pollfd fds[2] = {
-        {.fd = atomic_load(&loop->backend.fd), .events = POLLIN},
-        {.fd = atomic_load(&loop->near.fd), .events = POLLIN},
-    };
+    struct pollfd fds[LOOP_FILES + 1] = {{.fd = atomic_load(&loop->near.fd), .events = POLLIN}};
+    nfds_t count = 1;
     char bytes[64];
 
-    if (timeout < 0 || timeout > LOOP_WAIT_MOST_MS)
-        timeout = LOOP_WAIT_MOST_MS;
-    /* Whatever poll says, the descriptors are looked at next. */
-    if (timeout > 0 && poll(fds, 2, timeout) > 0 && fds[1].revents & POLLIN && loop_file_is_ours(&loop->near))
+    for (struct loop_stream *stream = loop->streams; stream; stream = stream->next) {
+        short events = stream->state == LOOP_CONNECTING ? POLLOUT : POLLIN;
+
+        if (stream->state != LOOP_CONNECTING && stream->state != LOOP_OPEN)
+            continue;
+        if (loop_stream_queued(stream))
+            events |= POLLOUT;
+        fds[count] = (struct pollfd){.fd = atomic_load(&stream->file->fd), .events = events};
+        stream->polled = &fds[count++];
+    }
+    if (poll(fds, count, loop_patience_ms(loop)) <= 0) {
+        for (struct loop_stream *stream = loop->streams; stream; stream = stream->next)
+            stream->polled = NULL;
+        return;
+    }
+    if (fds[0].revents & POLLIN && loop_file_is_ours(&loop->near))
         while (recv(atomic_load(&loop->near.fd), bytes, sizeof bytes, MSG_DONTWAIT) == sizeof bytes)
             ;
+    loop_tell_streams(loop);
+}
+
+/* Fire what is due, the earliest first, each once a turn. */
+static void loop_fire(struct loop *loop)
+{
+    uint64_t now_ms = loop_now_ms();
+
+    loop->turn++;
+    for (;;) {
+        struct loop_timer *first = NULL;
+
+        for (struct loop_timer *timer = loop->timers; timer; timer = timer->next)
+            if (timer->set && timer->due_ms <= now_ms && timer->turn != loop->turn &&
+                (!first || timer->due_ms < first->due_ms))
+                first = timer;
+        if (!first || atomic_load(&loop->lost))
+            return;
+        first->turn = loop->turn;
+        first->set = first->repeat_ms > 0;
+        first->due_ms = now_ms + first->repeat_ms;
+        first->fn(first->arg);
+    }
+}
+
+/* Free what was closed: nobody is in the midst of its callback now. */
+static void loop_sweep(struct loop *loop)
+{
+    if (!loop->closing)
+        return;
+    loop->closing = false;
+    for (struct loop_timer **at = &loop->timers, *timer; (timer = *at);) {
+        if (!timer->closing) {
+            at = &timer->next;
+            continue;
+        }
+        *at = timer->next;
+        if (timer->closed)
+            timer->closed(timer->arg);
+        free(timer);
+    }
+    for (struct loop_stream **at = &loop->streams, *stream; (stream = *at);) {
+        if (stream->state != LOOP_CLOSING) {
+            at = &stream->next;
+            continue;
+        }
+        *at = stream->next;
+        if (stream->events.closed)
+            stream->events.closed(stream->arg);
+        free(stream->out);
+        free(stream);
+    }
+}
+
+/* Is there nothing left that could call anybody? */
+static bool loop_is_idle(const struct loop *loop)
+{
+    for (const struct loop_timer *timer = loop->timers; timer; timer = timer->next)
+        if (timer->set)
+            return false;
+    return !loop->streams;
 }
 
 /* Tell the owner that somebody called. */
@@ -189,10 +466,12 @@ static void *loop_main(void *loop_arg)
             if (loop->events.stop)
                 loop->events.stop(loop, loop->arg);
         }
-        uv_run(&loop->uv, UV_RUN_NOWAIT);
-        if (stopped && !uv_loop_alive(&loop->uv))
+        loop_fire(loop);
+        loop_sweep(loop);
+        if (stopped && loop_is_idle(loop))
             return NULL;
         loop_wait(loop);
+        loop_sweep(loop);
     }
 }
 
@@ -214,7 +493,7 @@ static int loop_start_thread(struct loop *loop)
 
 /* ---- open and close ---- */
 
-/* Occupy the closed ones of descriptors 0 to 2 while libuv makes its own: it asserts that its are none of them. */
+/* Occupy the closed ones of descriptors 0 to 2 while we make ours: a host program prints to those. */
 static void loop_hold_standard(int held[3])
 {
     for (int i = 0; i < 3; i++)
@@ -241,41 +520,29 @@ static void loop_release_standard(const int held[3])
 /* Make the descriptors; 0, or an errno with nothing left open. */
 static int loop_open_files(struct loop *loop)
 {
-    int held[3], pair[2], rc;
+    int held[3], pair[2], rc = 0;
 
     loop_hold_standard(held);
-    if ((rc = uv_loop_init(&loop->uv)) != 0) {
-        rc = -rc; /* libuv's codes are negated errnos */
-        goto done;
-    }
-    /* With the first stream comes a spare descriptor (for accept, when there are no more): let it come now too. */
-    if (uv_pipe_init(&loop->uv, &loop->first, 0) == 0) {
-        uv_close((uv_handle_t *)&loop->first, NULL);
-        uv_run(&loop->uv, UV_RUN_NOWAIT);
-    }
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) {
         rc = errno;
-        uv_loop_close(&loop->uv);
-        goto done;
-    }
-    if (!loop_file_set(&loop->near, pair[0]) || !loop_file_set(&loop->far, pair[1]) ||
-        !loop_file_set(&loop->backend, uv_backend_fd(&loop->uv))) {
+    } else if (!loop_file_set(&loop->near, pair[0]) || !loop_file_set(&loop->far, pair[1])) {
         rc = errno;
         close(pair[0]);
         close(pair[1]);
-        uv_loop_close(&loop->uv);
     }
-done:
     loop_release_standard(held);
     return rc;
 }
 
-/* The thread has ended: free what it left.  libuv closes numbers, whatever they are by now, so only while all is in
- * order. */
+/* The thread has ended: free what it left.  Of a lost loop the streams' and timers' owners may still hold some. */
 static void loop_free(struct loop *loop)
 {
-    if (!atomic_load(&loop->lost) && loop_is_whole(loop))
-        (void)uv_loop_close(&loop->uv);
+    while (loop->timers && !atomic_load(&loop->lost)) {
+        struct loop_timer *timer = loop->timers;
+
+        loop->timers = timer->next;
+        free(timer);
+    }
     loop_file_close(&loop->near);
     loop_file_close(&loop->far);
     free(loop);
@@ -293,7 +560,6 @@ freshet_result loop_open(struct loop **ret_loop, const struct loop_events *event
     loop->arg = arg;
     atomic_init(&loop->near.fd, -1);
     atomic_init(&loop->far.fd, -1);
-    atomic_init(&loop->backend.fd, -1);
     for (size_t i = 0; i < LOOP_FILES; i++)
         atomic_init(&loop->files[i].fd, -1);
     if ((rc = loop_open_files(loop)) != 0) {
@@ -333,7 +599,6 @@ void loop_abandon(struct loop *loop)
 {
     if (!loop)
         return;
-    /* close() alone: it leaves the epoll set alone, which the parent shares, for the parent's copies are still open. */
     for (size_t i = 0; i < LOOP_FILES; i++)
         loop_file_close(&loop->files[i]);
     loop_file_close(&loop->near);
@@ -350,18 +615,6 @@ void loop_wake(struct loop *loop)
 
 /* ---- timers ---- */
 
-static void loop_timer_fired(uv_timer_t *uv)
-{
-    struct loop_timer *timer = uv->data;
-
-    timer->fn(timer->arg);
-}
-
-static void loop_timer_closed(uv_handle_t *uv)
-{
-    free(uv->data);
-}
-
 struct loop_timer *loop_timer_open(struct loop *loop, void (*fn)(void *arg), void *arg)
 {
     struct loop_timer *timer = calloc(1, sizeof *timer);
@@ -371,27 +624,34 @@ struct loop_timer *loop_timer_open(struct loop *loop, void (*fn)(void *arg), voi
     timer->loop = loop;
     timer->fn = fn;
     timer->arg = arg;
-    (void)uv_timer_init(&loop->uv, &timer->uv); /* cannot fail */
-    timer->uv.data = timer;
+    timer->next = loop->timers;
+    loop->timers = timer;
     return timer;
 }
 
 void loop_timer_set(struct loop_timer *timer, uint64_t after_ms, uint64_t repeat_ms)
 {
-    if (atomic_load(&timer->loop->lost))
-        return;
-    uv_update_time(&timer->loop->uv); /* its clock stands still during a turn */
-    (void)uv_timer_start(&timer->uv, loop_timer_fired, after_ms, repeat_ms);
+    timer->set = true;
+    timer->due_ms = loop_now_ms() + after_ms;
+    timer->repeat_ms = repeat_ms;
 }
 
 void loop_timer_unset(struct loop_timer *timer)
 {
-    if (!atomic_load(&timer->loop->lost))
-        (void)uv_timer_stop(&timer->uv);
+    timer->set = false;
 }
 
 void loop_timer_close(struct loop_timer *timer)
 {
-    if (timer && !atomic_load(&timer->loop->lost))
-        uv_close((uv_handle_t *)&timer->uv, loop_timer_closed);
+    loop_timer_close_then(timer, NULL);
+}
+
+void loop_timer_close_then(struct loop_timer *timer, void (*fn)(void *arg))
+{
+    if (!timer)
+        return;
+    timer->set = false;
+    timer->closing = true;
+    timer->closed = fn;
+    timer->loop->closing = true;
 }

@@ -62,13 +62,14 @@ const char *__tsan_default_options(void)
 }
 
 /* Looking whose a descriptor is, is no race with whoever opens or closes it just now: the answer is "not ours" either
- * way.  And the sanitizer watches numbers of descriptors as if they were variables, but does not see libuv close one or
- * openat() take one: a number used again by another thread is no race either, nor a directory that one function reads.
+ * way.  And the sanitizer watches numbers of descriptors as if they were variables, but does not see each that is closed
+ * or openat() take one: a number used again by another thread is no race either, nor a directory that one function
+ * reads.
  */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
-    return "race:fd_is\nrace:loop_file_is_ours\nrace:dir_check\nrace:link_socket\n"
+    return "race:fd_is\nrace:loop_file_is_ours\nrace:dir_check\nrace:loop_socket\n"
            "race:tier_note_fds\nrace:dir_empty\nrace:dir_set_files_aside\n";
 }
 

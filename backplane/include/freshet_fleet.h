@@ -5,7 +5,7 @@
  * as a signed frame, and reaches every host.  And nothing is served from the tier unless it was proven, at most
  * `max_staleness_ms` ago, that this host has applied every change that Redis had confirmed.
  *
- * A library thread per joined cache runs a libuv loop of its own; all signals are blocked in it.
+ * A library thread per joined cache waits for Redis; all signals are blocked in it.
  */
 #ifndef FRESHET_FLEET_H
 #define FRESHET_FLEET_H

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -315,6 +316,41 @@ static void own_process_closes_descriptors(struct redis *redis)
     expect_works(cache, "new");
     close_either(cache, redis);
     test_child_done(); /* no look for leaks: what stood behind the lost descriptors is left alone on purpose */
+}
+
+/* Another host of the fleet, which keeps everybody's network threads busy until it is killed. */
+static pid_t busy_host(struct redis *redis)
+{
+    pid_t child = test_fork();
+    freshet *cache;
+
+    if (child != 0)
+        return child;
+    cache = host_join(fresh_dir(), redis, 100);
+    for (;;)
+        (void)host_invalidate(cache, "k");
+}
+
+/* Whatever the network thread is at in that moment, between its look at a descriptor and the use of it too. */
+TEST_LONG(there_is_no_moment_when_closing_all_descriptors_ends_the_process, 120)
+{
+    struct redis redis;
+    freshet *cache;
+    pid_t busy;
+
+    if (test_thread_sanitized())
+        test_skip("to the thread sanitizer what is tested here is a race, and rightly so");
+    test_leaves(); /* what stood behind the lost descriptors is left alone on purpose */
+    redis_start(&redis, NULL);
+    busy = busy_host(&redis);
+    cache = host_join(fresh_dir(), &redis, 100);
+    for (int round = 0; round < 500; round++) {
+        close_from_3();
+        EXPECT(test_until(host_put(cache, "other", "value") == FRESHET_OK, 10000));
+    }
+    test_kill(busy, SIGKILL);
+    expect_works(cache, "after");
+    close_either(cache, &redis);
 }
 
 TEST(a_process_that_closes_all_its_descriptors_survives_and_its_files_stay_its_own)

@@ -519,7 +519,7 @@ long __wrap_syscall(long number, ...)
     }
 }
 
-/* ---- sockets, for line.c; link.c takes its own from here too and hands them to uv.c ---- */
+/* ---- sockets, for line.c; those of link.c are loop.c's ---- */
 
 struct sim_conn *libc_conn(int fd)
 {

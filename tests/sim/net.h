@@ -3,7 +3,7 @@
  *
  * A connection is two queues of bytes that arrive in order, each a while after it was sent; between connections nothing
  * is ordered.  What a server has received it runs at once (redis.h), and its replies travel back.  libc.c makes sockets
- * of connections for line.c, uv.c makes streams of them for link.c.
+ * of connections for line.c, loop.c makes streams of them for link.c.
  */
 #ifndef SIM_NET_H
 #define SIM_NET_H
