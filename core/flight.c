@@ -8,6 +8,7 @@
 #include <buf.h>
 #include <clock.h>
 #include <fiber.h>
+#include <log.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,7 @@ freshet_result flights_open(struct flights **ret_flights)
     struct flights *flights = calloc(1, sizeof *flights);
 
     if (!flights)
-        return FRESHET_ENOMEM;
+        return fail(FRESHET_ENOMEM, "no memory for a table of loads");
     pthread_mutex_init(&flights->lock, NULL);
     *ret_flights = flights;
     return FRESHET_OK;
