@@ -25,6 +25,7 @@
 #define DIR_DEFAULT_PARENT "/dev/shm/freshet-"
 #define DIR_LOCK "lock"
 #define DIR_ASIDE "aside"
+#define DIR_PAGE "control"
 #define DIR_DEPTH 16 /* of what is removed from `aside` */
 
 #define LOCK_TURN 0
@@ -187,6 +188,13 @@ static bool dir_still(int fd, dev_t dev, ino_t ino)
 bool dir_intact(const struct dir *dir)
 {
     return dir_still(dir->fd, dir->dev, dir->ino) && dir_still(dir->lock_fd, dir->dev, dir->lock_ino);
+}
+
+ino_t dir_page(const struct dir *dir)
+{
+    struct stat st;
+
+    return fstatat(dir->fd, DIR_PAGE, &st, AT_SYMLINK_NOFOLLOW) == 0 ? st.st_ino : 0;
 }
 
 void dir_abandon(struct dir *dir)

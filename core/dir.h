@@ -44,5 +44,7 @@ freshet_result dir_set_map_aside(struct dir *dir);
  * the parent's are the same.  `path` stays allocated: callers may have been handed it. */
 void dir_abandon(struct dir *dir);
 bool dir_intact(const struct dir *dir); /* our descriptors are still our files */
+/* Which file is the control page by name now?  Its inode; 0: none. */
+ino_t dir_page(const struct dir *dir);
 
 #endif

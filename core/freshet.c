@@ -1049,6 +1049,7 @@ freshet_result changing_start(struct changing *c, freshet *cache, const freshet_
     if (change && (change->struct_size < sizeof(size_t) || change->struct_size > 4096))
         return fail(FRESHET_EINVAL, "freshet_change.struct_size is %zu: start it with FRESHET_INIT(freshet_change)",
                     change->struct_size);
+    host_look(atomic_load_explicit(&cache->host, memory_order_acquire), clock_boot_ns());
     if (!(c->host = host_of(cache)))
         return FRESHET_EIO;
     c->deadline_ns = clock_boot_ns() +

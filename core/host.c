@@ -2,6 +2,8 @@
  * host.c - the registry of this process's tiers: open, share, close, and live on after fork().
  * Between the public calls (freshet.c) and what a tier is made of (dir, control, tier, writer, flight).
  *
+ * Whoever removes the files under us is noticed by name, once a second, off the path of a hit.
+ *
  * Opening is serialised between processes by dir_lock, within this one by the registry's mutex.  The order is: the
  * directory, the control page (or a new one, everything old set aside), the map that this very page names, and
  * last we let ourselves be counted among the users.  So whoever holds the lock and sees no user may
@@ -12,6 +14,7 @@
 #include <fiber.h>
 #include <host.h>
 #include <log.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +23,9 @@ _Atomic unsigned host_fork_generation = 1;
 static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct host *registry; /* under registry_lock */
+/* Hosts whose files have gone.  Calls may be under way there, and changes may wait in the page's outbox, which the
+ * fleet's thread goes on sending; so they stay until this process closes its last handle. */
+static struct host *ghosts;
 
 static void registry_before_fork(void)
 {
@@ -38,6 +44,7 @@ static void registry_in_child(void)
 
     registry_lock = fresh;
     registry = NULL;
+    ghosts = NULL;
     fibers_after_fork();
     atomic_fetch_add(&host_fork_generation, 1);
 }
@@ -75,12 +82,26 @@ static bool host_changes_wait(const struct host *host)
     return wait;
 }
 
+/* Is this page a copy of one that we had, put in its place?  Its map may be the very file that we still have open. */
+static bool host_is_copy(const struct host *host)
+{
+    for (const struct host *ghost = ghosts; ghost; ghost = ghost->next)
+        if (ghost->control.generation == host->control.generation)
+            return true;
+    return false;
+}
+
 /* Map a page that fits, or set everything aside and begin anew.  Under dir_lock. */
 static freshet_result host_open_control(struct host *host)
 {
     char why[256];
     enum control_fit fit = control_open(&host->control, host->dir.fd, &host->shape, why, sizeof why);
 
+    if (fit == CONTROL_FITS && host_is_copy(host)) {
+        control_close(&host->control);
+        (void)snprintf(why, sizeof why, "the file `control` is a copy of the one that this process had open");
+        fit = CONTROL_FOREIGN;
+    }
     if (fit == CONTROL_FITS)
         return FRESHET_OK;
     if (fit != CONTROL_MISSING && dir_used(&host->dir))
@@ -125,6 +146,7 @@ static freshet_result host_open_locked(struct host *host)
 
     if ((result = host_open_control(host)) != FRESHET_OK)
         return result;
+    host->page = dir_page(&host->dir);
     if ((result = host_bound_fits(host, host->shape.max_staleness_ms)) != FRESHET_OK)
         return result;
     if ((result = host_open_tier(host)) != FRESHET_OK)
@@ -162,6 +184,8 @@ static freshet_result host_create(struct host **ret_host, const struct freshet *
     host->dir = *dir;
     pthread_mutex_init(&host->lock, NULL);
     host->born_in = atomic_load(&host_fork_generation);
+    host->good_in = host->born_in;
+    host->looked_ns = clock_boot_ns();
     host->limit = (uint64_t)cache->options.value_max + FRESHET_KEY_MAX;
     host->deadline_ms = cache->options.deadline_ms;
     memcpy(host->shape.name, cache->name, sizeof host->shape.name);
@@ -280,21 +304,84 @@ static bool host_shut(struct host *host)
     return true;
 }
 
+/* Under registry_lock: take it out of the list that it is in. */
+static void host_unlist(struct host *host)
+{
+    struct host **link = host->apart ? &ghosts : &registry;
+
+    while (*link != host)
+        link = &(*link)->next;
+    *link = host->next;
+}
+
+/* Is there a handle that has not been opened anew? */
+static bool ghosts_held(void)
+{
+    for (const struct host *ghost = ghosts; ghost; ghost = ghost->next)
+        if (ghost->references > 0)
+            return true;
+    return false;
+}
+
+/* Of a process that has no handle left: nobody can be in a call there any more. */
+static void ghosts_close(struct host *ghost)
+{
+    while (ghost) {
+        struct host *next = ghost->next;
+        const struct remote_ops *ops = atomic_exchange(&ghost->ops, NULL);
+
+        if (ops)
+            ops->close(atomic_exchange(&ghost->remote, NULL));
+        if (host_shut(ghost))
+            host_free(ghost);
+        ghost = next;
+    }
+}
+
 void host_close(struct host *host)
 {
-    struct host **link = &registry;
+    struct host *gone = NULL;
 
     if (host->born_in != atomic_load(&host_fork_generation))
         return; /* a child closes a handle that it never used: the host is the parent's */
     /* All under the lock: this process must not open the map anew before it is closed. */
     pthread_mutex_lock(&registry_lock);
-    if (--host->references == 0 && host_shut(host)) {
-        while (*link != host)
-            link = &(*link)->next;
-        *link = host->next;
+    if (--host->references == 0 && !host->apart && host_shut(host)) {
+        host_unlist(host);
         host_free(host);
     }
+    if (!registry && !ghosts_held()) {
+        gone = ghosts;
+        ghosts = NULL;
+    }
     pthread_mutex_unlock(&registry_lock);
+    ghosts_close(gone);
+}
+
+/* ---- files that go ---- */
+
+void host_look(struct host *host, int64_t now_ns)
+{
+    int64_t looked_ns = atomic_load_explicit(&host->looked_ns, memory_order_relaxed);
+
+    if (now_ns - looked_ns < CLOCK_NS_PER_S ||
+        !atomic_compare_exchange_strong(&host->looked_ns, &looked_ns, now_ns) || pthread_mutex_trylock(&host->lock) != 0)
+        return;
+    /* Of descriptors that the host program has closed nothing can be told. */
+    if (dir_intact(&host->dir) && dir_page(&host->dir) != host->page && atomic_exchange(&host->good_in, 0) != 0)
+        say(FRESHET_WARN, "%s: its files were removed or replaced; it is opened anew", host->dir.path);
+    pthread_mutex_unlock(&host->lock);
+}
+
+/* Under registry_lock: put it aside, as it is, and let a handle go from it. */
+static void host_set_apart(struct host *host)
+{
+    if (!host->apart) {
+        host_unlist(host);
+        host->apart = true;
+        host->next = ghosts;
+        ghosts = host;
+    }
 }
 
 /* ---- after fork ---- */
@@ -321,10 +408,14 @@ freshet_result host_revive(struct freshet *cache)
 
     pthread_mutex_lock(&registry_lock);
     ghost = atomic_load(&cache->host);
-    if (ghost->born_in != atomic_load(&host_fork_generation)) { /* else another thread was quicker */
-        host_abandon(ghost);
+    if (atomic_load(&ghost->good_in) != atomic_load(&host_fork_generation)) { /* else another thread was quicker */
+        if (ghost->born_in != atomic_load(&host_fork_generation))
+            host_abandon(ghost);
+        else
+            host_set_apart(ghost);
         result = host_open_registered(cache, &host);
         if (result == FRESHET_OK) {
+            ghost->references--;
             atomic_store(&cache->rejoining, atomic_load(&cache->joined));
             atomic_store_explicit(&cache->host, host, memory_order_release);
             revived = true;
@@ -339,7 +430,7 @@ freshet_result host_revive(struct freshet *cache)
         atomic_store(&cache->joined, false);
         /* A fleet that cannot be reached now goes on trying; the tier itself is open, which is what was asked. */
         if (ops && !remote_attached(cache) && ops->rejoin(cache, atomic_load(&ghost->remote)) < 0)
-            say(FRESHET_WARN, "after fork: could not join the fleet again: %s", freshet_error());
+            say(FRESHET_WARN, "opened anew: could not join the fleet again: %s", freshet_error());
         atomic_store(&cache->rejoining, false);
     }
     return FRESHET_OK;
@@ -479,6 +570,7 @@ void host_count(struct host *host, enum control_counter counter, int64_t now_ns)
     if (now_ns - atomic_load_explicit(&stripe->flushed_ns, memory_order_relaxed) > CLOCK_NS_PER_S) {
         atomic_store_explicit(&stripe->flushed_ns, now_ns, memory_order_relaxed);
         host_stripe_flush(host, stripe);
+        host_look(host, now_ns);
     }
 }
 

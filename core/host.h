@@ -28,6 +28,10 @@ struct host {
     struct host *next; /* in the registry */
     unsigned references;
     unsigned born_in; /* the fork generation it was opened in */
+    _Atomic unsigned good_in; /* the same; 0 once its files have gone from their directory: handles open anew */
+    bool apart;       /* it has gone, and is no longer in the registry but among the ghosts */
+    ino_t page;       /* the control page's inode */
+    _Atomic int64_t looked_ns; /* when it was last seen whether that is still there */
     bool abandoned;   /* a child has left it behind */
     bool stuck;       /* a writer was left behind at a close: never to be closed */
     struct dir dir;
@@ -62,15 +66,19 @@ extern _Atomic unsigned host_fork_generation;
 freshet_result host_open(struct freshet *cache);
 /* Let go; the last one closes. */
 void host_close(struct host *host);
-/* In a child after fork: open anew what the handle had. */
+/* Once a second at most: are the tier's files still in their directory?  If somebody has removed or replaced them,
+ * handles open anew at their next call; what is under way ends on the old ones. */
+void host_look(struct host *host, int64_t now_ns);
+/* In a child after fork, or when the files have gone: open anew what the handle had. */
 freshet_result host_revive(struct freshet *cache);
 
-/* The handle's host, opened anew first if we are a child; NULL with the thread's sentence set. */
+/* The handle's host, opened anew first if we are a child or its files have gone; NULL with the thread's sentence set. */
 static inline struct host *host_of(struct freshet *cache)
 {
     struct host *host = atomic_load_explicit(&cache->host, memory_order_acquire);
 
-    if (__builtin_expect(host->born_in == atomic_load_explicit(&host_fork_generation, memory_order_relaxed), 1))
+    if (__builtin_expect(atomic_load_explicit(&host->good_in, memory_order_relaxed) ==
+                             atomic_load_explicit(&host_fork_generation, memory_order_relaxed), 1))
         return host;
     if (host_revive(cache) != FRESHET_OK)
         return NULL;

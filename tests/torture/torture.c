@@ -150,8 +150,9 @@ freshet_result torture_read(struct torture *torture, freshet *cache, unsigned ro
     torture->hits += answer.source == FRESHET_FROM_TIER;
     version = torture_version(row, buf.data, buf.size);
     if (version == 0 || version < least + 1) { /* values count from 1 */
-        fprintf(stderr, "row %u: version %llu of %zu bytes, at least %llu was told of\n", row,
-                (unsigned long long)version, buf.size, (unsigned long long)least + 1);
+        if (!torture->quiet)
+            fprintf(stderr, "row %u: version %llu of %zu bytes, at least %llu was told of\n", row,
+                    (unsigned long long)version, buf.size, (unsigned long long)least + 1);
         torture->wrong++;
     }
     return result;

@@ -25,6 +25,7 @@ struct torture { /* shared by all processes of the test */
     _Atomic uint64_t longest_ns;   /* of the reads of who asks to be watched */
     _Atomic pid_t pids[TORTURE_WORKERS];
     _Atomic bool stop;
+    _Atomic bool quiet; /* wrong answers are counted, and not told of */
     _Atomic uint64_t kills, first, second; /* the test's own */
     const char *dir;
     struct redis *redis; /* NULL: no fleet */
