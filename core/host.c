@@ -364,9 +364,10 @@ void host_look(struct host *host, int64_t now_ns)
 {
     int64_t looked_ns = atomic_load_explicit(&host->looked_ns, memory_order_relaxed);
 
-    if (now_ns - looked_ns < CLOCK_NS_PER_S ||
-        !atomic_compare_exchange_strong(&host->looked_ns, &looked_ns, now_ns) || pthread_mutex_trylock(&host->lock) != 0)
+    if (now_ns - looked_ns < CLOCK_NS_PER_S || !atomic_compare_exchange_strong(&host->looked_ns, &looked_ns, now_ns))
         return;
+    if (pthread_mutex_trylock(&host->lock) != 0)
+        return; /* it is being mended, or the like */
     /* Of descriptors that the host program has closed nothing can be told. */
     if (dir_intact(&host->dir) && dir_page(&host->dir) != host->page && atomic_exchange(&host->good_in, 0) != 0)
         say(FRESHET_WARN, "%s: its files were removed or replaced; it is opened anew", host->dir.path);

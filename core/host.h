@@ -72,7 +72,8 @@ void host_look(struct host *host, int64_t now_ns);
 /* In a child after fork, or when the files have gone: open anew what the handle had. */
 freshet_result host_revive(struct freshet *cache);
 
-/* The handle's host, opened anew first if we are a child or its files have gone; NULL with the thread's sentence set. */
+/* The handle's host, opened anew first if we are a child or its files have gone; NULL with the thread's sentence set.
+ */
 static inline struct host *host_of(struct freshet *cache)
 {
     struct host *host = atomic_load_explicit(&cache->host, memory_order_acquire);

@@ -62,9 +62,9 @@ const char *__tsan_default_options(void)
 }
 
 /* Looking whose a descriptor is, is no race with whoever opens or closes it just now: the answer is "not ours" either
- * way.  And the sanitizer watches numbers of descriptors as if they were variables, but does not see each that is closed
- * or openat() take one: a number used again by another thread is no race either, nor a directory that one function
- * reads.
+ * way.  And the sanitizer watches numbers of descriptors as if they were variables, but does not see each that is
+ * closed, or openat() take one: a number used again by another thread is no race either, nor a directory that one
+ * function reads.
  */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)

@@ -357,6 +357,16 @@ int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex)
     return 0;
 }
 
+int __wrap_pthread_mutex_trylock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_trylock(pthread_mutex_t *mutex)
+{
+    struct sim_fiber **owner = sim_self ? static_owner(mutex) : NULL;
+
+    if (owner ? *owner != NULL : sim_self && ((struct lock *)mutex)->owner != NULL)
+        return EBUSY;
+    return __wrap_pthread_mutex_lock(mutex);
+}
+
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
 {

@@ -1,6 +1,6 @@
 /*
- * fault_test.c - each n-th allocation and each n-th system call fails, one at a time, in the midst of a life of a cache:
- * no crash, no hang, no block and no descriptor left, no invalidation lost, and a failure that says what it is.
+ * fault_test.c - each n-th allocation and each n-th system call fails, one at a time, in the midst of a life of a
+ * cache: no crash, no hang, no block and no descriptor left, no invalidation lost, and a failure that says what it is.
  *
  * Each n is a child of its own.  It first lives through the same without a fault, so that what is allocated once a
  * process is not taken for a leak; then with the fault; and then asks, without one, what has become of its changes.

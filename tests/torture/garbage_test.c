@@ -1,11 +1,12 @@
 /*
- * garbage_test.c - another process of the user writes garbage into the tier's files while we read and fill: no crash, no
- * hang, and never the value of another key.
+ * garbage_test.c - another process of the user writes garbage into the tier's files while we read and fill: no crash,
+ * no hang, and never the value of another key.
  *
  * Nothing can be said of a value's own bytes, which anybody may have written; so each value names its key all the way
- * through, and one that is mostly another key's is a wrong answer.  Files are named by a pattern; which bytes mean what
- * is not known here, but for the map's pages: those of LMDB's own tree LMDB trusts, and asserts.
+ * through, and one that is mostly another key's is a wrong answer.  Files are named by a pattern; which bytes mean
+ * what is not known here, but for the map's pages: those of LMDB's own tree LMDB trusts, and asserts.
  */
+#include "pages.h"
 #include "torture.h"
 
 #include <dirent.h>
@@ -20,9 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define KEYS      2000u
-#define FILES     16u
-#define VALUE_MOST 6000u
+#define FILES 16u
 
 struct garbage { /* shared */
     _Atomic uint64_t reads, hits, wrong, writes;
@@ -37,41 +36,6 @@ static struct garbage *garbage_open(void)
     return garbage;
 }
 
-/* ---- values that name their key ---- */
-
-static uint64_t word_of(unsigned key)
-{
-    return 0x9e3779b97f4a7c15u * (key + 1);
-}
-
-static size_t value_make(unsigned key, char *bytes)
-{
-    size_t words = key % 10 == 0 ? VALUE_MOST / 8 : 8 + key % 100;
-    uint64_t word = word_of(key);
-
-    for (size_t i = 0; i < words; i++)
-        memcpy(bytes + i * 8, &word, 8);
-    return words * 8;
-}
-
-/* Is most of it another key's? */
-static bool value_is_anothers(unsigned key, const char *bytes, size_t size)
-{
-    size_t others = 0;
-
-    for (size_t at = 0; at + 8 <= size; at += 8) {
-        uint64_t word;
-
-        memcpy(&word, bytes + at, 8);
-        for (unsigned other = 0; word != word_of(key) && other < KEYS; other++)
-            if (word == word_of(other)) {
-                others++;
-                break;
-            }
-    }
-    return others > size / 16;
-}
-
 /* ---- who writes garbage ---- */
 
 struct mapped {
@@ -79,12 +43,6 @@ struct mapped {
     size_t size;
     bool records_only; /* a map in which LMDB's tree is to be spared */
 };
-
-#define PAGE          4096u
-#define PAGE_HEAD     16u  /* bytes, before what a page holds */
-#define PAGE_FLAGS    10u  /* where they stand in the head */
-#define PAGE_PAGES    12u  /* of a run of pages: how many */
-#define PAGE_OVERFLOW 0x04 /* the flag of a run that holds one large row and nothing of the tree */
 
 /* Map the files that there are now. */
 static unsigned map_files(const char *dir, const char *pattern, bool records_only, struct mapped files[FILES])
@@ -114,24 +72,6 @@ static unsigned map_files(const char *dir, const char *pattern, bool records_onl
     return count;
 }
 
-/* Is this within what a run of pages holds?  The head of its first page tells; it stands at most 4 pages before. */
-static bool in_record(const struct mapped *file, size_t at)
-{
-    for (size_t back = 0; back < 4 && back <= at / PAGE; back++) {
-        const uint8_t *page = file->bytes + (at / PAGE - back) * PAGE;
-        uint64_t number;
-        uint32_t pages;
-        uint16_t flags;
-
-        memcpy(&number, page, 8);
-        memcpy(&flags, page + PAGE_FLAGS, 2);
-        memcpy(&pages, page + PAGE_PAGES, 4);
-        if (number == at / PAGE - back && flags == PAGE_OVERFLOW && back < pages)
-            return back > 0 || (at % PAGE >= PAGE_HEAD && at % PAGE < PAGE - 64);
-    }
-    return false;
-}
-
 /* Somewhere that holds something: a byte that is not zero, if a few looks find one.  SIZE_MAX: there is no place. */
 static size_t place_in(const struct mapped *file, uint64_t *seed)
 {
@@ -140,7 +80,8 @@ static size_t place_in(const struct mapped *file, uint64_t *seed)
     for (int i = 0; i < 200; i++) {
         size_t at = (size_t)(test_random(seed) % (file->size - 128)) / 64 * 64 + test_random(seed) % 56;
 
-        if (file->records_only && !(in_record(file, at / 64 * 64) && in_record(file, at / 64 * 64 + 63)))
+        if (file->records_only &&
+            !(pages_in_record(file->bytes, at / 64 * 64) && pages_in_record(file->bytes, at / 64 * 64 + 63)))
             continue;
         found = at;
         if (file->bytes[at])
@@ -203,10 +144,10 @@ _Noreturn static void scribbler(struct garbage *garbage, const char *dir, const 
 
 static freshet_result loader(freshet_load_request *request, freshet_buf *value, void *arg)
 {
-    char bytes[VALUE_MOST];
+    char bytes[PAGES_VALUE_MOST];
 
     (void)request;
-    return freshet_buf_set(value, bytes, value_make(*(unsigned *)arg, bytes));
+    return freshet_buf_set(value, bytes, pages_value(*(unsigned *)arg, bytes));
 }
 
 static void read_one(struct garbage *garbage, freshet *cache, unsigned key, bool load, freshet_buf *buf)
@@ -221,7 +162,7 @@ static void read_one(struct garbage *garbage, freshet *cache, unsigned key, bool
     if (result != FRESHET_OK)
         return;
     garbage->hits += answer.source == FRESHET_FROM_TIER;
-    if (value_is_anothers(key, buf->data, buf->size)) {
+    if (pages_value_is_anothers(key, buf->data, buf->size)) {
         fprintf(stderr, "key %u: another key's value\n", key);
         garbage->wrong++;
     }
@@ -245,7 +186,7 @@ _Noreturn static void reader(struct garbage *garbage, const char *dir, uint64_t 
         }
         for (unsigned i = 0; i < 3000 && !garbage->stop; i++) {
             uint64_t dice = test_random(&seed);
-            unsigned key = (unsigned)(dice >> 32) % KEYS;
+            unsigned key = (unsigned)(dice >> 32) % PAGES_KEYS;
 
             read_one(garbage, cache, key, dice % 4 == 0, &buf);
             if (dice % 300 == 1)
@@ -307,6 +248,6 @@ TEST_LONG(garbage_anywhere_in_the_map_is_survived, 300)
 TEST_LONG(garbage_in_the_maps_locks_is_survived, 300)
 {
     if (!getenv("TEST_GARBAGE_MAP"))
-        test_skip("LMDB trusts its lock file's mutexes; garbage there hangs or abort()s (TEST_GARBAGE_MAP=1 shows it)");
+        test_skip("LMDB trusts its lock file's mutexes; garbage there hangs or abort()s: TEST_GARBAGE_MAP=1");
     garbage_in("map-*-lock", false, garbage_ms());
 }

@@ -337,8 +337,8 @@ static bool is_shared(struct torture *torture, freshet *cache)
     return torture_read(torture, cache, 1, false) == FRESHET_OK && torture->first && torture->wrong == wrong;
 }
 
-/* Of two processes that have the tier open when its files go, each finds out by itself, within a second or so, and until
- * then has what it had.  Then they share one tier with whoever comes. */
+/* Of two processes that have the tier open when its files go, each finds out by itself, within a second or so, and
+ * until then has what it had.  Then they share one tier with whoever comes. */
 static void files_go(struct redis *redis, bool replace)
 {
     struct torture *torture = torture_open(fresh_dir(), redis, 4u << 20, 2);
@@ -410,8 +410,9 @@ TEST(an_environment_of_the_programs_own_goes_on_beside_ours)
     MDB_txn *txn, *reading;
     uint64_t seed = 4;
 
-    EXPECT(mdb_env_create(&env) == 0 && mdb_env_set_mapsize(env, 4u << 20) == 0 && mdb_env_open(env, dir, 0, 0600) == 0);
-    EXPECT(mdb_txn_begin(env, NULL, 0, &txn) == 0 && mdb_dbi_open(txn, NULL, 0, &dbi) == 0 && mdb_txn_commit(txn) == 0);
+    EXPECT(mdb_env_create(&env) == 0 && mdb_env_set_mapsize(env, 4u << 20) == 0);
+    EXPECT(mdb_env_open(env, dir, 0, 0600) == 0 && mdb_txn_begin(env, NULL, 0, &txn) == 0);
+    EXPECT(mdb_dbi_open(txn, NULL, 0, &dbi) == 0 && mdb_txn_commit(txn) == 0);
     EXPECT(mdb_txn_begin(env, NULL, MDB_RDONLY, &reading) == 0); /* a thread's only one, and its own */
     for (uint64_t i = 0; i < 300; i++) {
         unsigned row = (unsigned)(test_random(&seed) % TORTURE_ROWS);

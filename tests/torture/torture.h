@@ -1,6 +1,7 @@
 /*
- * torture.h - what the tests share in which processes are killed, stopped and starved: a table of rows in shared memory,
- * as a database would have it, values that prove themselves, and workers that read and change rows until they die.
+ * torture.h - what the tests share in which processes are killed, stopped and starved: a table of rows in shared
+ * memory, as a database would have it, values that prove themselves, and workers that read and change rows until they
+ * die.
  *
  * Only the owner of a row changes it: it first says so in `rows` (the database's commit), then tells the cache, and
  * only when that has said OK, in `told`.  So a read that begins later must answer at least `told`, whoever dies where.
