@@ -106,21 +106,33 @@ struct change {
     uint64_t old, made;
 };
 
+/* A word of the file, from the number on one that is not zero, which means more. */
+static _Atomic uint64_t *word_at(const struct mapped *file, uint64_t number)
+{
+    uint64_t place = number * 0x9e3779b97f4a7c15u % file->size / 8 * 8;
+
+    for (int i = 0; i < 64 && place + 16 <= file->size && !*(uint64_t *)(void *)(file->bytes + place); i++)
+        place += 8;
+    if (file->map && !(pages_in_record(file->bytes, place) && pages_in_record(file->bytes, place + 7)))
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(file->bytes + place);
+}
+
+/* Mix some bits in, or put another word of the file there. */
 static bool change_make(struct change *change, const uint8_t *bytes)
 {
     const struct mapped *file = &files[bytes[0] % file_count];
+    const _Atomic uint64_t *from = NULL;
     uint64_t place = 0, mix;
 
     memcpy(&place, bytes + 1, 3);
     memcpy(&mix, bytes + 4, 8);
-    place = place * 0x9e3779b97f4a7c15u % file->size / 8 * 8;
-    for (int i = 0; i < 64 && place + 16 <= file->size && !*(uint64_t *)(void *)(file->bytes + place); i++)
-        place += 8; /* what is not zero means more */
-    if (file->map && !(pages_in_record(file->bytes, place) && pages_in_record(file->bytes, place + 7)))
+    if (!(change->word = word_at(file, place)))
         return false;
-    change->word = (_Atomic uint64_t *)(void *)(file->bytes + place);
+    if (bytes[0] / 16 % 2)
+        from = word_at(file, mix);
     change->old = *change->word;
-    change->made = change->old ^ mix;
+    change->made = from ? *from : change->old ^ mix;
     *change->word = change->made;
     return true;
 }
