@@ -380,6 +380,67 @@ static void files_go(struct redis *redis, bool replace)
     torture_expect_sound(torture);
 }
 
+static unsigned descriptors(void)
+{
+    DIR *listing = opendir("/proc/self/fd");
+    unsigned count = 0;
+
+    EXPECT(listing);
+    while (readdir(listing))
+        count++;
+    closedir(listing);
+    return count;
+}
+
+static bool has_page(const char *dir)
+{
+    char path[700];
+
+    snprintf(path, sizeof path, "%s/control", dir);
+    return access(path, F_OK) == 0;
+}
+
+/* Both handles of a process open anew, more than once; when they are closed all that they had is. */
+static void files_go_from_two_handles(struct redis *redis)
+{
+    struct torture *torture = torture_open(fresh_dir(), redis, 4u << 20, 2);
+    unsigned before = descriptors();
+    freshet *a = torture_join(torture), *b = torture_join(torture);
+
+    for (int round = 0; round < 2; round++) {
+        EXPECT(test_until(torture_change(torture, a, 1, true) == FRESHET_OK, 5000));
+        EXPECT(test_until(torture_read(torture, b, 1, false) == FRESHET_OK, 5000));
+        spoil_files(torture->dir, false);
+        EXPECT(test_until(torture_read(torture, b, 1, true) == FRESHET_OK && has_page(torture->dir), 5000));
+        EXPECT(test_until(torture_change(torture, a, 1, true) == FRESHET_OK, 5000));
+        EXPECT(test_until(torture_read(torture, b, 1, false) == FRESHET_OK, 5000));
+        EXPECT_EQ(host_stats(b).processes, 1);
+        if (round == 1) { /* one that is closed before it has noticed */
+            spoil_files(torture->dir, false);
+            EXPECT(test_until(torture_read(torture, b, 1, true) == FRESHET_OK && has_page(torture->dir), 5000));
+        }
+    }
+    freshet_close(b);
+    freshet_close(a);
+    EXPECT_EQ(torture->wrong, 0);
+    EXPECT(test_until(descriptors() == before, 5000));
+    torture_expect_sound(torture);
+}
+
+TEST(files_that_go_leave_nothing_behind)
+{
+    files_go_from_two_handles(NULL);
+}
+TEST(in_a_fleet_files_that_go_leave_nothing_behind)
+{
+    struct redis redis;
+
+    redis_start(&redis, NULL);
+    (void)host_keyring();
+    files_go_from_two_handles(&redis);
+    redis_stop(&redis);
+}
+
 TEST(files_that_are_removed_under_us_are_noticed_within_seconds)
 {
     files_go(NULL, false);
