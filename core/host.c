@@ -360,6 +360,16 @@ void host_close(struct host *host)
 
 /* ---- files that go ---- */
 
+/* Is the page in the directory another one than ours, or none?  Then the handles open anew. */
+static bool host_is_gone(struct host *host, const struct dir *dir)
+{
+    if (dir_page(dir) == host->page)
+        return false;
+    if (atomic_exchange(&host->good_in, 0) != 0)
+        say(FRESHET_WARN, "%s: its files were removed or replaced; it is opened anew", host->dir.path);
+    return true;
+}
+
 void host_look(struct host *host, int64_t now_ns)
 {
     int64_t looked_ns = atomic_load_explicit(&host->looked_ns, memory_order_relaxed);
@@ -368,9 +378,8 @@ void host_look(struct host *host, int64_t now_ns)
         return;
     if (pthread_mutex_trylock(&host->lock) != 0)
         return; /* it is being mended, or the like */
-    /* Of descriptors that the host program has closed nothing can be told. */
-    if (dir_intact(&host->dir) && dir_page(&host->dir) != host->page && atomic_exchange(&host->good_in, 0) != 0)
-        say(FRESHET_WARN, "%s: its files were removed or replaced; it is opened anew", host->dir.path);
+    if (dir_intact(&host->dir)) /* of descriptors that the host program has closed nothing can be told */
+        (void)host_is_gone(host, &host->dir);
     pthread_mutex_unlock(&host->lock);
 }
 
@@ -466,9 +475,14 @@ static freshet_result host_mend(struct host *host, struct writer *broken)
     pthread_mutex_lock(&host->lock);
     if (atomic_load(&host->writer) != broken)
         goto out;
-    say(FRESHET_WARN, "%s: descriptors of the tier were closed by the host program; opening it again", host->dir.path);
     if ((result = dir_open(&dir, host->dir.path, host->shape.name)) != FRESHET_OK)
         goto out;
+    if (host_is_gone(host, &dir)) { /* not to be opened under the old page's name beside the new one */
+        dir_close(&dir);
+        result = FRESHET_MISS;
+        goto out;
+    }
+    say(FRESHET_WARN, "%s: descriptors of the tier were closed by the host program; opening it again", host->dir.path);
     if (dir.ino != host->dir.ino || dir.dev != host->dir.dev) {
         dir_close(&dir);
         result =
