@@ -127,6 +127,7 @@ const char *freshet_dir(const freshet *cache)
 struct reading {
     struct host *host;
     const struct remote_ops *ops; /* NULL: not joined */
+    const freshet_options *options; /* the cache's */
     struct key key;
     freshet_buf *buf;
     freshet_buf scratch; /* stands in when the caller gave none */
@@ -191,6 +192,7 @@ reading_start(struct reading *r, freshet *cache, const void *key, size_t key_siz
     if (!(r->host = host_of(cache)))
         return FRESHET_EIO;
     r->ops = ops_of(cache, r->host);
+    r->options = &cache->options;
     r->scratch = (freshet_buf){0};
     r->buf = buf ? buf : &r->scratch;
     r->answer = answer;
@@ -341,7 +343,8 @@ static inline __attribute__((always_inline)) freshet_result read_tier_uncounted(
         return result == FRESHET_ENOMEM ? fail(result, "no memory for the value") : FRESHET_MISS;
     if ((*ret_verdict = read_judged(r)) != SERVABLE)
         return FRESHET_MISS;
-    if (control_touch(control, r->key.touch) && shelf_wants(r->judgement.now_ns)) /* not the first time of late */
+    /* Not the first time of late. */
+    if (control_touch(control, r->key.touch) && shelf_wants(r->judgement.now_ns) && !r->options->no_shelf)
         shelf_put(control, &r->key, &r->record, r->buf->data);
     return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
 }

@@ -13,6 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SLICES       31u
+#define SLICES_QUICK 7u
+
 /* ---- saying ---- */
 
 bool bench_stop(const struct bench *bench, const char *format, ...)
@@ -56,11 +59,19 @@ struct bench_row *bench_row_add(struct bench *bench, double most, const char *fo
     struct bench_row *row = &bench->rows[bench->rows_count < BENCH_ROWS - 1 ? bench->rows_count++ : BENCH_ROWS - 1];
     va_list args;
 
-    *row = (struct bench_row){.most = most};
+    *row = (struct bench_row){.spread = 1};
+    bench_row_aim(row, most > 0 ? BENCH_AIM_MOST : BENCH_AIM_NONE, most, "ns");
     va_start(args, format);
     vsnprintf(row->name, sizeof row->name, format, args);
     va_end(args);
     return row;
+}
+
+void bench_row_aim(struct bench_row *row, enum bench_aim aim, double bound, const char *unit)
+{
+    row->aim = aim;
+    row->bound = bound;
+    row->unit = unit;
 }
 
 /* ---- numbers ---- */
@@ -76,6 +87,11 @@ static int64_t clock_ns(clockid_t clock)
 int64_t bench_cpu_ns(void)
 {
     return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+int64_t bench_process_ns(void)
+{
+    return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 int64_t bench_wall_ns(void)
@@ -145,28 +161,119 @@ uint32_t *bench_sequence(uint32_t n, size_t count, bool zipf, uint64_t seed)
     return sequence;
 }
 
+/* ---- two sides in turn ---- */
+
+unsigned bench_slices(const struct bench *bench)
+{
+    return bench->tool->quick ? SLICES_QUICK : SLICES;
+}
+
+bool bench_pair(struct bench *bench, struct bench_row *row, bench_side ours, bench_side floors, void *arg)
+{
+    double our_times[SLICES], floor_times[SLICES];
+    unsigned slices = bench_slices(bench), again = 0;
+
+    bench_progress(bench, "measuring %s", row->name);
+    for (unsigned i = 0; i < slices + 1; i++) { /* the first only warms up */
+        unsigned at = i ? i - 1 : 0;
+
+        if (i % 2)
+            our_times[at] = ours(arg, i);
+        floor_times[at] = floors(arg, i);
+        if (i % 2 == 0)
+            our_times[at] = ours(arg, i);
+        if (tool_ended)
+            return false;
+        if (our_times[at] == BENCH_AGAIN || floor_times[at] == BENCH_AGAIN) {
+            if (++again > slices)
+                return bench_stop(bench, "%s: slices that show nothing, again and again: %s", row->name,
+                                  freshet_error());
+            i--;
+        } else if (our_times[at] < 0 || floor_times[at] < 0) {
+            return bench_stop(bench, "%s: %s failed: %s", row->name, our_times[at] < 0 ? "our side" : "the floor",
+                              our_times[at] < 0 ? freshet_error() : "a record was not there, or was not taken");
+        }
+    }
+    row->ours = bench_quantile(our_times, slices, 0.5);
+    row->floor = bench_quantile(floor_times, slices, 0.5);
+    row->spread = bench_spread(floor_times, slices);
+    return true;
+}
+
+void bench_rows_times(struct bench *bench, const char *name, double most, double most_tail, double *ours,
+                      double *floors, size_t count, size_t slice)
+{
+    double medians[BENCH_SLICES_MAX], spread;
+    size_t slices = count / slice < BENCH_SLICES_MAX ? count / slice : BENCH_SLICES_MAX;
+
+    for (size_t i = 0; i < slices; i++)
+        medians[i] = bench_quantile(floors + i * slice, slice, 0.5);
+    spread = bench_spread(medians, slices);
+    for (int tail = 0; tail < 2; tail++) {
+        struct bench_row *row = bench_row_add(bench, tail ? most_tail : most, "%s/%s", name, tail ? "p99" : "p50");
+
+        row->ours = bench_quantile(ours, count, tail ? 0.99 : 0.5);
+        row->floor = bench_quantile(floors, count, tail ? 0.99 : 0.5);
+        row->spread = spread;
+    }
+}
+
 /* ---- showing ---- */
 
-/* 1234567.8 as "1,234,568"; below 100 with a decimal. */
-static const char *amount(double ns, char buffer[32])
+/* 1234567.8 as "1,234,568"; small ones with decimals. */
+static const char *amount(double number, char buffer[32])
 {
-    if (ns < 100)
-        snprintf(buffer, 32, "%.1f", ns);
+    if (number < 100)
+        snprintf(buffer, 32, "%.*f", number < 10 && number != floor(number) ? 2 : 1, number);
     else
-        tool_number((uint64_t)llround(ns), buffer);
+        tool_number((uint64_t)llround(number), buffer);
     return buffer;
+}
+
+static bool met(const struct bench_row *row)
+{
+    bool ratio = row->aim == BENCH_AIM_MOST || row->aim == BENCH_AIM_LEAST;
+    double figure = ratio ? row->ours / row->floor : row->ours;
+
+    return row->aim == BENCH_AIM_MOST || row->aim == BENCH_AIM_OURS_MOST ? figure <= row->bound : figure >= row->bound;
+}
+
+/* Does the row prove anything? */
+static bool steady(const struct bench_row *row)
+{
+    if (row->spread == 1) /* counted */
+        return true;
+    if (row->aim == BENCH_AIM_OURS_MOST && row->ours > row->bound && row->floor > row->bound)
+        return false;
+    if (row->aim == BENCH_AIM_OURS_LEAST && row->ours < row->bound && row->floor < row->bound)
+        return false;
+    return row->spread <= BENCH_MOVED;
+}
+
+/* In a word, for programs. */
+static const char *judged(const struct bench_row *row)
+{
+    if (row->aim == BENCH_AIM_NONE)
+        return "none";
+    return !steady(row) ? "moved" : met(row) ? "good" : "bad";
 }
 
 static void verdict(const struct bench_row *row, char *text, size_t size)
 {
-    double ratio = row->ours / row->floor;
+    bool most = row->aim == BENCH_AIM_MOST || row->aim == BENCH_AIM_OURS_MOST;
+    bool ratio = row->aim == BENCH_AIM_MOST || row->aim == BENCH_AIM_LEAST;
+    char bound[32];
 
     if (!(row->spread <= BENCH_MOVED))
         snprintf(text, size, "not judged: the floor moved by %.0f %%", 100 * (row->spread - 1));
-    else if (row->most > 0)
-        snprintf(text, size, "%s %.1f", ratio <= row->most ? "good: at most" : "SLOW: above", row->most);
-    else
+    else if (row->aim == BENCH_AIM_NONE)
         snprintf(text, size, "no promise");
+    else if (!steady(row))
+        snprintf(text, size, "not judged: nor does the floor keep to %s", amount(row->bound, bound));
+    else
+        snprintf(text, size, "%s %s%s", met(row) ? (most ? "good: at most" : "good: at least")
+                                                 : (most ? "BAD: above" : "BAD: below"),
+                 amount(row->bound, bound), ratio ? " x" : "");
 }
 
 static void show_table(const struct bench *bench)
@@ -175,13 +282,16 @@ static void show_table(const struct bench *bench)
 
     if (isatty(STDERR_FILENO))
         fputs("\033[K", stderr);
-    printf("%-24s %14s %14s %8s %8s  %s\n", bench->name, "ours ns", "floor ns", "ratio", "spread", "judged");
+    printf("%-28s %12s %12s %-8s %8s %7s  %s\n", bench->name, "ours", "floor", "", "ratio", "spread", "judged");
     for (unsigned i = 0; i < bench->rows_count; i++) {
         const struct bench_row *row = &bench->rows[i];
+        char ratio[16] = "-";
 
         verdict(row, text, sizeof text);
-        printf("%-24s %14s %14s %8.2f %8.2f  %s\n", row->name, amount(row->ours, ours), amount(row->floor, floors),
-               row->ours / row->floor, row->spread, text);
+        if (row->floor > 0)
+            snprintf(ratio, sizeof ratio, "%.2f", row->ours / row->floor);
+        printf("%-28s %12s %12s %-8s %8s %7.2f  %s\n", row->name, amount(row->ours, ours), amount(row->floor, floors),
+               row->unit, ratio, row->spread, text);
     }
     if (bench->tool->quick)
         puts("--quick: fewer slices; a glance, not a measurement");
@@ -189,6 +299,7 @@ static void show_table(const struct bench *bench)
 
 static void show_json(const struct bench *bench)
 {
+    static const char *const aims[] = {NULL, "ratio_most", "ratio_least", "ours_most", "ours_least"};
     struct json json = {.out = stdout};
 
     json_open(&json, NULL, '{');
@@ -199,11 +310,14 @@ static void show_json(const struct bench *bench)
 
         json_open(&json, NULL, '{');
         json_text(&json, "case", row->name);
-        json_real(&json, "ours", row->ours, 1);
-        json_real(&json, "floor", row->floor, 1);
+        json_real(&json, "ours", row->ours, row->ours < 10 ? 3 : 1);
+        json_real(&json, "floor", row->floor, row->floor < 10 ? 3 : 1);
         json_real(&json, "ratio", row->ours / row->floor, 3);
-        json_text(&json, "unit", "ns");
+        json_text(&json, "unit", row->unit);
         json_real(&json, "spread", row->spread, 3);
+        if (aims[row->aim])
+            json_real(&json, aims[row->aim], row->bound, 2);
+        json_text(&json, "judged", judged(row));
         json_close(&json, '}');
     }
     json_close(&json, ']');
@@ -218,9 +332,16 @@ static const struct {
     bool needs_redis, uses_redis;
 } benches[] = {
     {"get", bench_get, false, true},
+    {"get-hot", bench_get_hot, false, true},
+    {"get-2", bench_get_two, false, false},
+    {"get-beside", bench_get_beside, false, false},
+    {"hit", bench_hit, false, true},
     {"fetch", bench_fetch, true, true},
+    {"change", bench_change, true, true},
     {"invalidate", bench_invalidate, true, true},
+    {"fence", bench_fence, true, true},
     {"fill", bench_fill, false, false},
+    {"memory", bench_memory, false, false},
     {"strong", bench_strong, true, true},
 };
 
@@ -258,8 +379,8 @@ int cmd_bench(struct tool *tool)
     if (which == sizeof benches / sizeof *benches || !bench) {
         free(bench);
         return tool_error(tool, TOOL_USAGE, "usage",
-                          "bench measures get, fetch, invalidate, fill or strong, not "
-                          "\"%s\"",
+                          "bench measures get, get-hot, get-2, get-beside, hit, fetch, change, invalidate, fence, fill, "
+                          "memory or strong, not \"%s\"",
                           tool->args[0]);
     }
     bench->tool = tool;

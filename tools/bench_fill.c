@@ -6,6 +6,10 @@
  * record, one at a time; fills are what comes in numbers.)  A flush every so many records stands for the pauses
  * of a real program; what the queue drops all the same is no record written, and divides nothing.  Wall time: two
  * threads share our work.
+ *
+ * Churn is a tier that has been full for long, where a new record takes the room of an old one and one in four runs out
+ * of its time soon, beside raw LMDB with as many records that deletes one for each that it puts.  Both sides in CPU
+ * time, ours of all threads, the caller's share included.
  */
 #include "bench.h"
 
@@ -93,6 +97,110 @@ static bool measure(struct bench *bench, struct sides *sides, unsigned slices, s
     return true;
 }
 
+/* ---- churn ---- */
+
+struct churn {
+    struct sides sides;
+    uint32_t next, next_raw; /* records that were written */
+    uint32_t window;         /* that raw LMDB keeps */
+    freshet_buf buf;
+};
+
+/* Load one, and let one in four live for a third of a second. */
+static bool churn_one(struct churn *churn)
+{
+    struct sides *sides = &churn->sides;
+    freshet_load_options options = FRESHET_INIT(freshet_load_options);
+    uint32_t i = churn->next++;
+
+    options.ttl_ms = i % 4 == 0 ? 300 : 0;
+    return freshet_load(sides->cache, sides->records.keys[i % sides->records.count], BENCH_KEY, &options, loader,
+                        sides, &churn->buf, NULL) == FRESHET_OK &&
+           (i % FLUSH_EVERY != FLUSH_EVERY - 1 || freshet_flush(sides->cache, 10000) == FRESHET_OK);
+}
+
+static double churn_ours(void *arg, unsigned slice)
+{
+    struct churn *churn = arg;
+    uint64_t before = dropped(churn->sides.cache), lost;
+    int64_t start = bench_process_ns(), ns;
+
+    (void)slice;
+    for (uint32_t i = 0; i < SLICE; i++)
+        if (!churn_one(churn))
+            return -1;
+    if (freshet_flush(churn->sides.cache, 10000) != FRESHET_OK)
+        return -1;
+    ns = bench_process_ns() - start;
+    lost = dropped(churn->sides.cache) - before;
+    return lost < SLICE / 2 ? (double)ns / (double)(SLICE - lost) : -1;
+}
+
+static bool churn_raw_one(struct churn *churn)
+{
+    const struct bench_records *records = &churn->sides.records;
+    uint32_t i = churn->next_raw++;
+
+    return raw_map_put(churn->sides.map, records, i % records->count, churn->sides.value, false) &&
+           (i < churn->window || raw_map_drop(churn->sides.map, records, (i - churn->window) % records->count)) &&
+           (i % 100 != 99 || raw_map_commit(churn->sides.map));
+}
+
+static double churn_raw(void *arg, unsigned slice)
+{
+    struct churn *churn = arg;
+    int64_t start = bench_cpu_ns();
+
+    (void)slice;
+    for (uint32_t i = 0; i < SLICE; i++)
+        if (!churn_raw_one(churn))
+            return -1;
+    return (double)(bench_cpu_ns() - start) / SLICE;
+}
+
+/* Write until twice as many have left as are in, then give raw LMDB as many. */
+static bool churn_settle(struct bench *bench, struct churn *churn)
+{
+    freshet_stats stats = FRESHET_INIT(freshet_stats);
+    bool good = true;
+
+    bench_progress(bench, "filling a tier until it has been full for a while");
+    do {
+        for (unsigned i = 0; i < SLICE && good; i++)
+            good = churn_one(churn);
+        good = good && freshet_stat(churn->sides.cache, &stats) == FRESHET_OK && !tool_ended;
+    } while (good && stats.evictions + stats.expired < 2 * stats.entries);
+    churn->window = (uint32_t)stats.entries;
+    for (uint32_t i = 0; i < 2 * churn->window + 100 && good; i++)
+        good = churn_raw_one(churn);
+    return good || bench_stop(bench, "cannot fill both sides: %s", freshet_error());
+}
+
+static bool bench_churn(struct bench *bench)
+{
+    uint64_t tier = bench->tool->quick ? 8u << 20 : 64u << 20;
+    struct churn churn = {.sides.value = calloc(1, 1024)};
+    struct sides *sides = &churn.sides;
+    char dir[320];
+    bool good;
+
+    snprintf(dir, sizeof dir, "%s/raw-churn", bench->dir);
+    if (!sides->value || !bench_records_make(&sides->records, (uint32_t)(tier / 128), 1024, 1))
+        good = bench_stop(bench, "no memory");
+    else if (!(sides->map = raw_map_open(dir, 8 * tier)))
+        good = bench_stop(bench, "cannot open an LMDB environment");
+    else
+        good = (sides->cache = bench_open(bench, "host-churn", tier, BENCH_ALONE)) != NULL;
+    good = good && churn_settle(bench, &churn) &&
+           bench_pair(bench, bench_row_add(bench, 1.5, "churn/1KiB"), churn_ours, churn_raw, &churn);
+    freshet_close(sides->cache);
+    raw_map_close(sides->map);
+    freshet_buf_free(&churn.buf);
+    bench_records_free(&sides->records);
+    free(sides->value);
+    return good;
+}
+
 bool bench_fill(struct bench *bench)
 {
     static const uint32_t sizes[] = {64, 1024};
@@ -125,5 +233,5 @@ bool bench_fill(struct bench *bench)
         bench_records_free(&sides.records);
         free(sides.value);
     }
-    return good;
+    return good && bench_churn(bench);
 }

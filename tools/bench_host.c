@@ -79,7 +79,7 @@ void bench_server_stop(struct bench *bench)
 
 /* ---- hosts ---- */
 
-freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, bool joined)
+freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, unsigned how)
 {
     freshet_options options = FRESHET_INIT(freshet_options);
     freshet_join_options join = FRESHET_INIT(freshet_join_options);
@@ -92,12 +92,13 @@ freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, b
     options.dir = dir;
     options.tier_size = tier_size;
     options.deadline_ms = 10000; /* a busy machine is slow, not wrong */
+    options.no_shelf = how & BENCH_NO_SHELF;
     join.keyring = bench->keyring;
     if ((result = freshet_open(&cache, &options)) != FRESHET_OK) {
         bench_stop_result(bench, result, "cannot open a tier");
         return NULL;
     }
-    if (joined && (result = freshet_join(cache, bench->url, &join)) != FRESHET_OK) {
+    if (how & BENCH_JOINED && (result = freshet_join(cache, bench->url, &join)) != FRESHET_OK) {
         bench_stop_result(bench, result, "cannot join");
         freshet_close(cache);
         return NULL;
@@ -107,15 +108,19 @@ freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, b
 
 /* ---- records ---- */
 
-bool bench_records_make(struct bench_records *records, uint32_t count, uint32_t size, uint64_t seed)
+void bench_key(uint64_t *seed, uint32_t i, char ret_key[BENCH_KEY])
 {
     char text[BENCH_KEY + 1];
 
+    snprintf(text, sizeof text, "user:%016llx:%010u", (unsigned long long)bench_random(seed), i);
+    memcpy(ret_key, text, BENCH_KEY);
+}
+
+bool bench_records_make(struct bench_records *records, uint32_t count, uint32_t size, uint64_t seed)
+{
     *records = (struct bench_records){calloc(count, sizeof *records->keys), count, size};
-    for (uint32_t i = 0; records->keys && i < count; i++) { /* in this order they arrive at random places of a tree */
-        snprintf(text, sizeof text, "user:%016llx:%010u", (unsigned long long)bench_random(&seed), i);
-        memcpy(records->keys[i], text, BENCH_KEY);
-    }
+    for (uint32_t i = 0; records->keys && i < count; i++) /* in this order they arrive at random places of a tree */
+        bench_key(&seed, i, records->keys[i]);
     return records->keys != NULL;
 }
 

@@ -268,7 +268,6 @@ static bool raw_slice(struct bench *bench, struct stage *stage, uint32_t first)
 
 static bool measure(struct bench *bench, struct stage *stage, uint32_t rounds)
 {
-    double medians[ROUNDS / SLICE], spread, copy[SLICE];
     struct bench_records records;
     bool good = true;
 
@@ -280,21 +279,12 @@ static bool measure(struct bench *bench, struct stage *stage, uint32_t rounds)
             good = our_slice(bench, stage, &records, from) && raw_slice(bench, stage, from);
         else
             good = raw_slice(bench, stage, from) && our_slice(bench, stage, &records, from);
-        memcpy(copy, stage->floors + from, sizeof copy);
-        medians[from / SLICE] = bench_quantile(copy, SLICE, 0.5);
         good = good && !tool_ended;
     }
     bench_records_free(&records);
     if (!good)
         return false;
-    spread = bench_spread(medians, rounds / SLICE);
-    for (int tail = 0; tail < 2; tail++) {
-        struct bench_row *row = bench_row_add(bench, tail ? 0 : 1.8, "1 key/%s", tail ? "p99" : "p50");
-
-        row->ours = bench_quantile(stage->ours, rounds, tail ? 0.99 : 0.5);
-        row->floor = bench_quantile(stage->floors, rounds, tail ? 0.99 : 0.5);
-        row->spread = spread;
-    }
+    bench_rows_times(bench, "1 key", 1.3, 2, stage->ours, stage->floors, rounds, SLICE);
     return true;
 }
 

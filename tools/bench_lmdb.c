@@ -7,6 +7,7 @@
  */
 #include "bench.h"
 
+#include <errno.h>
 #include <lmdb.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +37,7 @@ struct raw_map *raw_map_open(const char *dir, uint64_t size)
     struct raw_map *map = calloc(1, sizeof *map);
     MDB_txn *txn = NULL;
 
-    if (!map || mkdir(dir, 0700) != 0 || mdb_env_create(&map->env) != 0) {
+    if (!map || (mkdir(dir, 0700) != 0 && errno != EEXIST) || mdb_env_create(&map->env) != 0) {
         free(map);
         return NULL;
     }
@@ -57,6 +58,14 @@ fail:
     return NULL;
 }
 
+bool raw_map_commit(struct raw_map *map)
+{
+    int rc = map->writer ? mdb_txn_commit(map->writer) : 0;
+
+    map->writer = NULL;
+    return rc == 0;
+}
+
 bool raw_map_put(struct raw_map *map, const struct bench_records *records, uint32_t i, const unsigned char *value,
                  bool commit)
 {
@@ -67,11 +76,25 @@ bool raw_map_put(struct raw_map *map, const struct bench_records *records, uint3
         rc = mdb_txn_begin(map->env, NULL, 0, &map->writer);
     if (rc == 0)
         rc = mdb_put(map->writer, map->dbi, &key, &data, 0);
-    if (rc == 0 && commit) {
-        rc = mdb_txn_commit(map->writer);
-        map->writer = NULL;
-    }
-    return rc == 0;
+    return rc == 0 && (!commit || raw_map_commit(map));
+}
+
+bool raw_map_drop(struct raw_map *map, const struct bench_records *records, uint32_t i)
+{
+    MDB_val key = {BENCH_KEY, records->keys[i]};
+
+    return map->writer && mdb_del(map->writer, map->dbi, &key, NULL) == 0;
+}
+
+bool raw_map_get_one(struct raw_map *map, const char *key_data, unsigned char *buf)
+{
+    MDB_val key = {BENCH_KEY, (void *)key_data}, data;
+
+    if (mdb_txn_renew(map->reader) != 0 || mdb_get(map->reader, map->dbi, &key, &data) != 0)
+        return false;
+    memcpy(buf, data.mv_data, data.mv_size);
+    mdb_txn_reset(map->reader);
+    return true;
 }
 
 int64_t raw_map_get(struct raw_map *map, const struct bench_records *records, const uint32_t *sequence, size_t count,
@@ -80,12 +103,8 @@ int64_t raw_map_get(struct raw_map *map, const struct bench_records *records, co
     int64_t start = bench_cpu_ns();
 
     for (size_t i = 0; i < count; i++) {
-        MDB_val key = {BENCH_KEY, records->keys[sequence[i]]}, data;
-
-        if (mdb_txn_renew(map->reader) != 0 || mdb_get(map->reader, map->dbi, &key, &data) != 0)
+        if (!raw_map_get_one(map, records->keys[sequence[i]], buf))
             return -1;
-        memcpy(buf, data.mv_data, data.mv_size);
-        mdb_txn_reset(map->reader);
         *sum += buf[0];
     }
     return bench_cpu_ns() - start;

@@ -4,6 +4,7 @@
 #include "bench.h"
 
 #include <hiredis/hiredis.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
 
@@ -54,6 +55,108 @@ int64_t raw_redis_get(struct raw_redis *redis, const char *key, size_t key_size,
         freeReplyObject(reply);
     return got;
 }
+
+/* ---- a script that somebody else sent ---- */
+
+bool raw_redis_script(struct raw_redis *redis, const struct raw_script *script)
+{
+    redisReply *reply =
+        redisCommandArgv(context(redis), script->count, (const char **)script->words, script->sizes);
+    bool good = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 &&
+                reply->element[0]->type == REDIS_REPLY_STRING && strcmp(reply->element[0]->str, "OK") == 0;
+
+    if (reply)
+        freeReplyObject(reply);
+    return good;
+}
+
+bool raw_redis_watch(struct raw_redis *redis)
+{
+    redisReply *reply = redisCommand(context(redis), "MONITOR");
+    bool good = reply && reply->type == REDIS_REPLY_STATUS;
+
+    if (reply)
+        freeReplyObject(reply);
+    return good;
+}
+
+void raw_script_free(struct raw_script *script)
+{
+    for (int i = 0; i < script->count; i++)
+        free(script->words[i]);
+    *script = (struct raw_script){0};
+}
+
+static int hex(char c)
+{
+    return c <= '9' ? c - '0' : (c | 32) - 'a' + 10;
+}
+
+/* One word as MONITOR quotes it, from behind its quotation mark to behind the one that ends it. */
+static const char *unquote(const char *at, char *word, size_t *ret_size)
+{
+    static const char plain[] = "nrtab", meant[] = "\n\r\t\a\b";
+    size_t size = 0;
+
+    for (; *at && *at != '"'; size++) {
+        const char *found;
+
+        if (*at != '\\') {
+            word[size] = *at++;
+        } else if (at[1] == 'x' && at[2] && at[3]) {
+            word[size] = (char)(hex(at[2]) << 4 | hex(at[3]));
+            at += 4;
+        } else if (at[1]) {
+            found = strchr(plain, at[1]);
+            word[size] = found ? meant[found - plain] : at[1];
+            at += 2;
+        } else {
+            return NULL;
+        }
+    }
+    *ret_size = size;
+    return *at ? at + 1 : NULL;
+}
+
+/* A line of MONITOR's into words; false: it is no EVALSHA, or has too many. */
+static bool script_read(struct raw_script *script, const char *line)
+{
+    const char *at = strstr(line, "] \"EVALSHA\"");
+
+    *script = (struct raw_script){0};
+    for (at = at ? at + 2 : NULL; at && *at == '"';) {
+        char *word = script->count < (int)RAW_WORDS_MAX ? malloc(strlen(at) + 1) : NULL;
+
+        if (!word)
+            break;
+        script->words[script->count] = word;
+        at = unquote(at + 1, word, &script->sizes[script->count++]);
+        if (at && *at == '\0')
+            return true;
+        at = at && *at == ' ' ? at + 1 : NULL;
+    }
+    raw_script_free(script);
+    return false;
+}
+
+bool raw_redis_overhear(struct raw_redis *redis, struct raw_script *ret_script)
+{
+    for (;;) {
+        void *received = NULL;
+        const redisReply *reply;
+        bool found;
+
+        if (redisGetReply(context(redis), &received) != REDIS_OK)
+            return false;
+        reply = received;
+        found = reply->type == REDIS_REPLY_STATUS && script_read(ret_script, reply->str);
+        freeReplyObject(received);
+        if (found)
+            return true;
+    }
+}
+
+/* ---- the channel ---- */
 
 bool raw_redis_publish(struct raw_redis *redis, const char *channel, const void *data, size_t size)
 {

@@ -111,7 +111,6 @@ static bool settle(struct bench *bench, freshet *cache)
 static bool measure(struct bench *bench, freshet *cache, uint32_t rounds)
 {
     static double strong[ROUNDS], plain[ROUNDS];
-    double medians[ROUNDS / SLICE], copy[SLICE], spread;
 
     for (uint32_t from = 0; from < rounds; from += SLICE) {
         bool first = from / SLICE % 2;
@@ -120,17 +119,8 @@ static bool measure(struct bench *bench, freshet *cache, uint32_t rounds)
         if (!slice(bench, cache, first, from, first ? strong : plain) ||
             !slice(bench, cache, !first, from, first ? plain : strong) || tool_ended)
             return false;
-        memcpy(copy, plain + from, sizeof copy);
-        medians[from / SLICE] = bench_quantile(copy, SLICE, 0.5);
     }
-    spread = bench_spread(medians, rounds / SLICE);
-    for (int tail = 0; tail < 2; tail++) {
-        struct bench_row *row = bench_row_add(bench, 0, "2 hosts/%s", tail ? "p99" : "p50");
-
-        row->ours = bench_quantile(strong, rounds, tail ? 0.99 : 0.5);
-        row->floor = bench_quantile(plain, rounds, tail ? 0.99 : 0.5);
-        row->spread = spread;
-    }
+    bench_rows_times(bench, "2 hosts", 0, 0, strong, plain, rounds, SLICE);
     return true;
 }
 

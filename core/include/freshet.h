@@ -139,6 +139,7 @@ typedef struct freshet_options {
     freshet_policy policy;     /* when the bound cannot be shown */
     uint32_t partitions;       /* 0: what an existing tier has, else 1; fixed when the cache is first created */
     uint32_t deadline_ms;      /* for calls that name none; 0: 1,000 */
+    bool no_shelf;             /* this handle's reads put nothing on the hot shelf: so the tier beneath is measured */
 } freshet_options;
 
 /* Open the tier, creating it when absent.  One directory opened twice in a process is one tier inside.  A control page
