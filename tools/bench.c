@@ -379,8 +379,8 @@ int cmd_bench(struct tool *tool)
     if (which == sizeof benches / sizeof *benches || !bench) {
         free(bench);
         return tool_error(tool, TOOL_USAGE, "usage",
-                          "bench measures get, get-hot, get-2, get-beside, hit, fetch, change, invalidate, fence, fill, "
-                          "memory or strong, not \"%s\"",
+                          "bench measures get, get-hot, get-2, get-beside, hit, fetch, change, invalidate, fence, "
+                          "fill, memory or strong, not \"%s\"",
                           tool->args[0]);
     }
     bench->tool = tool;

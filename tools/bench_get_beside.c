@@ -53,9 +53,7 @@ static void write_tier(struct sides *sides)
         (void)freshet_load(sides->reads.cache, sides->others.keys[i % OTHERS], BENCH_KEY, NULL, loader, sides, &buf,
                            NULL);
         for (; due < (uint64_t)(bench_wall_ns() - start) / 100000; due++) {
-            uint32_t which = (uint32_t)((i + OTHERS / 2 + due) % OTHERS);
-
-            (void)freshet_invalidate(sides->reads.cache, sides->others.keys[which], BENCH_KEY, NULL, NULL);
+            (void)freshet_invalidate(sides->reads.cache, sides->others.keys[due % OTHERS], BENCH_KEY, NULL, NULL);
             atomic_fetch_add(sides->invalidated, 1);
         }
     }

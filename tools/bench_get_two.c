@@ -42,7 +42,7 @@ static void *second_thread(void *arg)
     return NULL;
 }
 
-/* The second process: a slice for each number that it is told.  It was forked with the cache open, and opens it anew. */
+/* The second process: a slice for each number that it is told.  It was forked with the cache, and opens it anew. */
 static void second_process(struct bench *bench, void *arg, int fd)
 {
     struct sides *sides = arg;

@@ -3,7 +3,7 @@
  * instructions in all, and stores to memory that other processes see.
  *
  * A child reads; its parent traces it.  System calls are counted over 10,000 hits, the rest by going through some
- * hundred hits instruction by instruction.  The child is a fork, so what stands at an address there stands there here:
+ * hits instruction by instruction.  The child is a fork, so what stands at an address there stands there here:
  * the parent looks at its own copy of each instruction, and knows malloc by its address.
  *
  * Stores are counted by the child itself, before: it takes away its own right to write to the tier's shared words, and

@@ -32,7 +32,8 @@ struct reads_case {
 
 /* Fill both sides with the same records, in the same order; false: said why. */
 bool reads_start(struct bench *bench, struct reads *reads, const struct reads_case *what);
-/* In a child that was forked with it: LMDB's environment anew, the inherited one left alone.  (The tier opens itself.) */
+/* In a child that was forked with them: LMDB's environment anew, the inherited one left alone.  (The tier opens
+ * itself.) */
 bool reads_again(struct bench *bench, struct reads *reads);
 /* Draw the keys of the slices to come. */
 bool reads_draw(struct bench *bench, struct reads *reads, bool zipf);
