@@ -22,7 +22,6 @@
 
 #define SLOT_WORDS    32u
 #define PAYLOAD_WORDS (SHELF_PAYLOAD / 8)
-#define SET_SHIFT     16 /* of the hash's low word, whose lowest bits choose the partition */
 
 uint32_t shelf_rarity = 8;
 
@@ -68,7 +67,7 @@ static inline void set_word(_Atomic uint64_t *at, uint64_t value)
 
 static inline struct control_shelf *shelf_set(const struct control *control, const struct key *key)
 {
-    return &control->shelf[bytes_get64(key->hash) >> SET_SHIFT & (control->shelf_sets - 1)];
+    return (struct control_shelf *)shelf_place(control, key);
 }
 
 static inline uint64_t shelf_tag(const struct key *key)
@@ -76,11 +75,6 @@ static inline uint64_t shelf_tag(const struct key *key)
     uint64_t high = bytes_get64(key->hash + 8);
 
     return high ? high : 1;
-}
-
-const void *shelf_place(const struct control *control, const struct key *key)
-{
-    return shelf_set(control, key);
 }
 
 static inline uint32_t words_of(uint32_t bytes)
@@ -102,90 +96,129 @@ static inline bool sizes_unpack(struct sizes *sizes, uint64_t packed)
            sizes->tags + words_of(sizes->key) + words_of(sizes->value) <= PAYLOAD_WORDS;
 }
 
-/* Over fields, sizes and so many words of the payload: against accidents, not malice.  In two chains, as record.c's. */
-static inline uint64_t slot_check(const struct slot *slot, uint32_t words)
-{
-    uint64_t even = 0x9e3779b97f4a7c15u, odd = 0xc2b2ae3d27d4eb4fu;
-    const _Atomic uint64_t *at = slot->fields; /* sizes and payload come next */
+/* What is copied out, as it stood in the slot; the sizes were taken before. */
+struct copy {
+    uint64_t fields[7];
+    uint64_t payload[PAYLOAD_WORDS];
+};
 
-    words += (uint32_t)(slot->payload - slot->fields);
-    for (; words >= 2; words -= 2, at += 2) {
-        even = (even ^ word(at)) * 0xff51afd7ed558ccdu;
-        even ^= even >> 32;
-        odd = (odd ^ word(at + 1)) * 0xc4ceb9fe1a85ec53u;
-        odd ^= odd >> 32;
+#define CHECK_STEP 0xff51afd7ed558ccdu /* from one pair's place to the next */
+
+__extension__ typedef unsigned __int128 shelf_sum;
+
+/* Two words of the check, under a number of their place.  No product waits for another. */
+static inline shelf_sum check_pair(uint64_t even, uint64_t odd, uint64_t place)
+{
+    return (shelf_sum)(even ^ place) * (odd ^ 0xc2b2ae3d27d4eb4fu);
+}
+
+/* Copy fields and so many words of the payload, each read once, and answer the check over them: against accidents, not
+ * malice. */
+static inline uint64_t slot_copy(const struct slot *slot, uint64_t sizes, uint32_t words, struct copy *copy)
+{
+    uint64_t place = 4 * CHECK_STEP;
+    shelf_sum sum;
+    uint32_t i;
+
+#pragma GCC unroll 7
+    for (i = 0; i < 7; i++)
+        copy->fields[i] = word(&slot->fields[i]);
+    sum = check_pair(copy->fields[0], copy->fields[1], CHECK_STEP);
+    sum += check_pair(copy->fields[2], copy->fields[3], 2 * CHECK_STEP);
+    sum += check_pair(copy->fields[4], copy->fields[5], 3 * CHECK_STEP);
+    sum += check_pair(copy->fields[6], sizes, place);
+#pragma GCC unroll 2
+    for (i = 0; i + 1 < words; i += 2) {
+        copy->payload[i] = word(&slot->payload[i]);
+        copy->payload[i + 1] = word(&slot->payload[i + 1]);
+        sum += check_pair(copy->payload[i], copy->payload[i + 1], place += CHECK_STEP);
     }
-    if (words > 0)
-        even = (even ^ word(at)) * 0xff51afd7ed558ccdu;
-    return even ^ even >> 29 ^ (odd << 17 | odd >> 47);
+    if (i < words) {
+        copy->payload[i] = word(&slot->payload[i]);
+        sum += check_pair(copy->payload[i], 0, place += CHECK_STEP);
+    }
+    return (uint64_t)sum ^ (uint64_t)(sum >> 64);
 }
 
 /* ---- reading ---- */
 
-static inline bool slot_has_key(const struct slot *slot, uint32_t at, const struct key *key)
+/* The words of a key, zeros behind its last byte, are those of the caller's? */
+static inline bool has_key(const uint64_t *words, const struct key *key)
 {
     const uint8_t *bytes = key->data;
     uint32_t left = key->size;
-    uint64_t last = 0;
+    uint64_t last = 0, differ = 0;
 
     for (; left >= 8; left -= 8, bytes += 8)
-        if (word(&slot->payload[at++]) != native(bytes))
-            return false;
-    memcpy(&last, bytes, left);
-    return left == 0 || word(&slot->payload[at]) == last;
+        differ |= *words++ ^ native(bytes);
+    if (left > 0) {
+        memcpy(&last, bytes, left);
+        differ |= *words ^ last;
+    }
+    return differ == 0;
 }
 
-static inline void slot_copy_value(const struct slot *slot, uint32_t at, uint32_t size, uint8_t *to)
+static inline uint32_t sizes_words(const struct sizes *sizes)
 {
-    uint64_t value;
-
-    for (; size >= 8; size -= 8, to += 8) {
-        value = word(&slot->payload[at++]);
-        memcpy(to, &value, 8);
-    }
-    if (size > 0) {
-        value = word(&slot->payload[at]);
-        memcpy(to, &value, size);
-    }
+    return sizes->tags + words_of(sizes->key) + words_of(sizes->value);
 }
 
+/* All is read into a copy of our own first: what is looked at is what is handed out. */
 static inline bool slot_read(const struct slot *slot, const struct key *key, struct record *record, freshet_buf *buf)
 {
-    uint64_t sequence = word(&slot->sequence), check;
+    uint64_t sequence = word(&slot->sequence), packed = word(&slot->sizes), check;
     struct sizes sizes;
+    struct copy copy;
 
-    if (sequence & 1 || word(&slot->low) != bytes_get64(key->hash) ||
-        !sizes_unpack(&sizes, word(&slot->sizes)) || sizes.key != key->size ||
-        !slot_has_key(slot, sizes.tags, key) || buf_reserve(buf, sizes.value) != FRESHET_OK)
+    if (sequence & 1 || word(&slot->low) != bytes_get64(key->hash) || !sizes_unpack(&sizes, packed) ||
+        sizes.key != key->size)
+        return false;
+    check = slot_copy(slot, packed, sizes_words(&sizes), &copy) ^ word(&slot->check);
+    if (word(&slot->sequence) != sequence || check != 0)
+        return false;
+    if (!has_key(copy.payload + sizes.tags, key) || buf_reserve(buf, sizes.value) != FRESHET_OK)
         return false;
     record->kind = (uint8_t)sizes.kind;
-    record->epoch = word(&slot->fields[0]);
-    record->as_of = word(&slot->fields[1]);
-    record->born = word(&slot->fields[2]);
-    record->version = word(&slot->fields[3]);
-    record->writer = word(&slot->fields[4]);
-    record->source_version = word(&slot->fields[5]);
-    record->expires_ns = (int64_t)word(&slot->fields[6]);
+    record->epoch = copy.fields[0];
+    record->as_of = copy.fields[1];
+    record->born = copy.fields[2];
+    record->version = copy.fields[3];
+    record->writer = copy.fields[4];
+    record->source_version = copy.fields[5];
+    record->expires_ns = (int64_t)copy.fields[6];
     record->key_size = sizes.key;
     record->value_size = sizes.value;
     record->tag_count = sizes.tags;
     for (uint32_t i = 0; i < sizes.tags; i++)
-        record->tags[i] = word(&slot->payload[i]);
-    slot_copy_value(slot, sizes.tags + words_of(sizes.key), sizes.value, buf->data);
+        record->tags[i] = copy.payload[i];
+    memcpy(buf->data, copy.payload + sizes.tags + words_of(sizes.key), sizes.value);
     buf->size = sizes.value;
-    check = slot_check(slot, sizes.tags + words_of(sizes.key) + words_of(sizes.value)) ^ word(&slot->check);
-    return word(&slot->sequence) == sequence && check == 0;
+    return true;
+}
+
+/* The way before this one that has the tag too; SHELF_WAYS: none. */
+static __attribute__((noinline)) uint32_t shelf_before(const struct control_shelf *set, uint64_t tag, uint32_t way)
+{
+    while (way-- > 0)
+        if (word(&set->tags[way]) == tag)
+            return way;
+    return SHELF_WAYS;
 }
 
 bool shelf_read(const struct control *control, const struct key *key, struct record *ret_record, freshet_buf *buf)
 {
     struct control_shelf *set = shelf_set(control, key);
     uint64_t tag = shelf_tag(key);
+    uint32_t found = SHELF_WAYS;
 
-    for (uint32_t way = 0; way < SHELF_WAYS; way++) {
-        struct slot *slot = &set->slots[way];
+    /* Which way it is cannot be foreseen: no branch on it.  With two of one tag the last that can be read is taken. */
+#pragma GCC unroll 8
+    for (uint32_t way = 0; way < SHELF_WAYS; way++)
+        found = word(&set->tags[way]) == tag ? way : found;
+    for (; found < SHELF_WAYS; found = shelf_before(set, tag, found)) {
+        struct slot *slot = &set->slots[found];
 
-        if (word(&set->tags[way]) != tag || !slot_read(slot, key, ret_record, buf))
+        if (!slot_read(slot, key, ret_record, buf))
             continue;
         if (word(&slot->mark) == 0)
             set_word(&slot->mark, 1);
@@ -267,18 +300,22 @@ static void slot_write(struct slot *slot, const struct key *key, const struct re
         set_word(&slot->payload[i], record->tags[i]);
     slot_write_bytes(slot, sizes->tags, key->data, sizes->key);
     slot_write_bytes(slot, sizes->tags + words_of(sizes->key), value, sizes->value);
-    set_word(&slot->check, slot_check(slot, sizes->tags + words_of(sizes->key) + words_of(sizes->value)));
+    set_word(&slot->check, slot_copy(slot, sizes_pack(sizes), sizes_words(sizes), &(struct copy){0}));
 }
 
 /* Does it hold a younger record of the key already, of the same history?  Who was slow to put his does not take it
  * away. */
 static bool slot_has_younger(const struct slot *slot, const struct key *key, const struct record *record)
 {
+    uint64_t packed = word(&slot->sizes);
     struct sizes sizes;
+    struct copy copy;
 
-    return word(&slot->low) == bytes_get64(key->hash) && sizes_unpack(&sizes, word(&slot->sizes)) &&
-           sizes.key == key->size && slot_has_key(slot, sizes.tags, key) && word(&slot->fields[0]) == record->epoch &&
-           word(&slot->fields[1]) > record->as_of;
+    if (word(&slot->low) != bytes_get64(key->hash) || !sizes_unpack(&sizes, packed) || sizes.key != key->size)
+        return false;
+    (void)slot_copy(slot, packed, sizes_words(&sizes), &copy);
+    return has_key(copy.payload + sizes.tags, key) && copy.fields[0] == record->epoch &&
+           copy.fields[1] > record->as_of;
 }
 
 void shelf_put(const struct control *control, const struct key *key, const struct record *record, const void *value)

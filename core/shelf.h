@@ -15,6 +15,7 @@
 #ifndef CORE_SHELF_H
 #define CORE_SHELF_H
 
+#include <bytes.h>
 #include <control.h>
 #include <record.h>
 
@@ -24,8 +25,15 @@
 #define SHELF_SETS_MOST  (1u << 20)
 #define SHELF_PAYLOAD    160u /* bytes of tags, key and value, each padded to 8 */
 
+#define SHELF_SET_SHIFT 16 /* of the hash's low word, whose lowest bits choose the partition */
+
 /* Where the key's set begins, to be fetched while something else is done. */
-const void *shelf_place(const struct control *control, const struct key *key);
+static inline void *shelf_place(const struct control *control, const struct key *key)
+{
+    uint64_t set = bytes_get64(key->hash) >> SHELF_SET_SHIFT & (control->shelf_sets - 1);
+
+    return (uint8_t *)control->shelf + set * SHELF_SET_SIZE;
+}
 
 /* Copy the key's record out.  False: it is not there, or somebody is writing it, or there is no memory for the value;
  * *ret_record and *buf then have no meaning. */
