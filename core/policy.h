@@ -12,7 +12,7 @@
  * one rule is a queue where only recent keys return (nothing is promoted that would not return), nearly a frozen set
  * where keys return in a loop longer than the tier, and ranks by frequency in between.
  *
- * How often a key was wanted is kept for some five times as many keys as there are records of 1 KiB: lines of 32 tags,
+ * How often a key was wanted is kept for some four times as many keys as there are records of 1 KiB: lines of 32 tags,
  * each with a level that grows by rarer and rarer steps (to 15, which is about 70 times) and is halved by a sweep that
  * never ends; a new key takes the place of the one that was wanted least, and longest ago.  Fills count, and laps of
  * the main log with a hit; a hit soon after the fill does not: it tells of one burst.
@@ -39,7 +39,7 @@ struct policy {
     uint32_t lines;          /* of tags, the same */
 };
 
-/* Bytes of state for a tier of so many bytes: 1 % of it, and no less than 17 KiB. */
+/* Bytes of state for a tier of so many bytes: 1 % of it, and no less than 24 KiB. */
 size_t policy_size(uint64_t tier);
 /* Look at the state in `words`, policy_size(tier) bytes on a cache line's border.  Nothing is written. */
 void policy_open(struct policy *policy, void *words, uint64_t tier);
