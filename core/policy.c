@@ -9,7 +9,7 @@
  *
  * Shares are in units of 2^-16.  The constants were chosen on real traces of three kinds (objects of an ORM, pages of
  * a shop, pages of a database), and none of them is sharp: with half or double of any one the mean over the traces
- * closes a hundredth less of the gap between LRU and the optimum, or about as much.  What counts is that there are
+ * closes at most two hundredths less of the gap between LRU and the optimum.  What counts is that there are
  * enough ghosts, that runs may be long, and that a hit in the small log is not counted as wanted.
  */
 #include "policy.h"
