@@ -29,6 +29,15 @@ static inline uint64_t bytes_get64(const uint8_t *bytes)
     return BYTES_LE64(x);
 }
 
+/* The same of memory that another process may write to meanwhile: read once, so that what was checked is used. */
+static inline uint64_t bytes_take64(const uint8_t *bytes)
+{
+    uint64_t x;
+    memcpy(&x, bytes, sizeof x);
+    __asm__ volatile("" : "+r"(x));
+    return BYTES_LE64(x);
+}
+
 /* Big-endian: the order of these numbers is that of their bytes. */
 static inline uint64_t bytes_get64_big(const uint8_t *bytes)
 {

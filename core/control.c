@@ -25,7 +25,7 @@
 #include <fcntl.h>
 #include <log.h>
 #include <page.h>
-#include <shelf.h>
+#include <policy.h>
 #include <stdio.h>
 #include <step.h>
 #include <sys/mman.h>
@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
-#define CONTROL_FORMAT 3u
+#define CONTROL_FORMAT 4u
 #define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
@@ -45,17 +45,14 @@
 
 #define FENCES_LEAST 8192u
 #define FENCES_MOST (1u << 20)
-#define TOUCHES_LEAST (1u << 16)
-#define TOUCHES_MOST (1u << 24)
-#define SHELF_SHARE 30u /* of the tier's size one in so many bytes, at most */
 
 /* ---- sizes ---- */
 
 /* Where the tables are; all follows from tier size and partitions. */
 struct control_plan {
     uint64_t tier_size;
-    uint32_t partitions, fence_slots, touch_slots, shelf_sets;
-    size_t parts, outbox, recent, turns, guards, fences, tag_fences, touched, shelf, size; /* offsets in the file */
+    uint32_t partitions, fence_slots;
+    size_t parts, outbox, recent, turns, guards, fences, tag_fences, policy, size; /* offsets in the file */
 };
 
 /* The greatest power of two that is not above `x`, within bounds that are powers of two. */
@@ -88,7 +85,6 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     struct control_plan plan = {.tier_size = tier_size, .partitions = partitions};
 
     plan.fence_slots = control_fence_share(tier_size, partitions);
-    plan.touch_slots = control_power(tier_size / 512, TOUCHES_LEAST, TOUCHES_MOST);
     plan.parts = control_align(sizeof(struct control_page), 64);
     plan.outbox = plan.parts + partitions * sizeof(struct control_part);
     plan.recent = control_align(plan.outbox + CONTROL_OUTBOX_SLOTS * sizeof(struct control_outbox), 64);
@@ -96,10 +92,8 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     plan.guards = control_align(plan.turns + CONTROL_TURN_SLOTS * sizeof(struct control_turn), 64);
     plan.fences = control_align(plan.guards + CONTROL_GUARD_SLOTS * sizeof(uint64_t), CONTROL_PAGE_SIZE);
     plan.tag_fences = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
-    plan.touched = plan.tag_fences + (size_t)partitions * CONTROL_TAG_SLOTS * sizeof(uint64_t);
-    plan.shelf = control_align(plan.touched + plan.touch_slots, CONTROL_PAGE_SIZE);
-    plan.shelf_sets = control_power(tier_size / SHELF_SHARE / SHELF_SET_SIZE, SHELF_SETS_LEAST, SHELF_SETS_MOST);
-    plan.size = control_align(plan.shelf + (size_t)plan.shelf_sets * SHELF_SET_SIZE, CONTROL_PAGE_SIZE);
+    plan.policy = control_align(plan.tag_fences + (size_t)partitions * CONTROL_TAG_SLOTS * sizeof(uint64_t), 64);
+    plan.size = control_align(plan.policy + policy_size(tier_size), CONTROL_PAGE_SIZE);
     return plan;
 }
 
@@ -148,12 +142,12 @@ static bool control_find_place(struct control_place *ret_place)
 /* ---- the head ---- */
 
 /*     0 magic u64 | 8 format u32 | 12 head size u32 | 16 file size u64 | 24 tier size u64 | 32 partitions u32 |
- *     36 max staleness ms u32 | 40 fence slots u32 | 44 touch slots u32 | 48 outbox slots u32 | 52 recent slots u32 |
+ *     36 max staleness ms u32 | 40 fence slots u32 | 44 zero u32 | 48 outbox slots u32 | 52 recent slots u32 |
  *     56 uid u32 | 60 zero u32 | 64 boot id, 40 | 104 pid namespace u64 | 112 time namespace u64 | 120 host id, 16 |
  *     136 generation u64 | 144 name, 72 | 216 zero | 496 check, 16             all numbers little-endian */
 struct control_head {
     uint64_t file_size, tier_size, generation;
-    uint32_t partitions, max_staleness_ms, fence_slots, touch_slots, uid;
+    uint32_t partitions, max_staleness_ms, fence_slots, uid;
     struct control_place place;
     uint8_t host_id[16];
     char name[FRESHET_NAME_MAX + 1];
@@ -177,7 +171,6 @@ static void control_head_encode(const struct control_head *head, uint8_t bytes[C
     bytes_put32(bytes + 32, head->partitions);
     bytes_put32(bytes + 36, head->max_staleness_ms);
     bytes_put32(bytes + 40, head->fence_slots);
-    bytes_put32(bytes + 44, head->touch_slots);
     bytes_put32(bytes + 48, CONTROL_OUTBOX_SLOTS);
     bytes_put32(bytes + 52, CONTROL_RECENT_SLOTS);
     bytes_put32(bytes + 56, head->uid);
@@ -210,7 +203,6 @@ static const char *control_head_decode(struct control_head *ret_head, const uint
         .partitions = bytes_get32(bytes + 32),
         .max_staleness_ms = bytes_get32(bytes + 36),
         .fence_slots = bytes_get32(bytes + 40),
-        .touch_slots = bytes_get32(bytes + 44),
         .uid = bytes_get32(bytes + 56),
         .place.pid_namespace = bytes_get64(bytes + 104),
         .place.time_namespace = bytes_get64(bytes + 112),
@@ -231,7 +223,7 @@ static const char *control_head_doubt(const struct control_head *head, uint64_t 
 
     struct control_plan plan = control_plan(head->tier_size, head->partitions);
 
-    if (head->fence_slots != plan.fence_slots || head->touch_slots != plan.touch_slots || head->file_size != plan.size)
+    if (head->fence_slots != plan.fence_slots || head->file_size != plan.size)
         return "it has another version's tables";
     if (file_size != plan.size)
         return "its size is not the one that it says";
@@ -277,17 +269,15 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .recent = (struct control_recent *)(void *)(base + plan.recent),
         .turns = (struct control_turn *)(void *)(base + plan.turns),
         .guards = (_Atomic uint64_t *)(void *)(base + plan.guards),
+        .policy = base + plan.policy,
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
-        .touched = (_Atomic uint8_t *)(base + plan.touched),
-        .shelf = (struct control_shelf *)(void *)(base + plan.shelf),
-        .shelf_sets = plan.shelf_sets,
     };
     control_identify(head, &st, control->host_id);
     key_space_name(&control->space, head->name);
     control->space.partitions = head->partitions;
     control->space.fence_slots = plan.fence_slots;
-    control->space.touch_slots = plan.touch_slots;
+    control->space.touch_slots = 1;
     return true;
 }
 
@@ -502,7 +492,6 @@ freshet_result control_create(struct control *control, int dirfd, const struct c
                                 .partitions = plan.partitions,
                                 .max_staleness_ms = shape->max_staleness_ms,
                                 .fence_slots = plan.fence_slots,
-                                .touch_slots = plan.touch_slots,
                                 .uid = geteuid()};
     freshet_result result;
     int fd;
@@ -790,10 +779,4 @@ bool control_seat_take(struct control *control, uint64_t seen, uint64_t holder, 
         if (atomic_compare_exchange_strong(&page->seat_pid, &old, next))
             break;
     return true;
-}
-
-bool control_touch_clear(struct control *control, uint32_t touch)
-{
-    return atomic_load_explicit(&control->touched[touch], memory_order_relaxed) != 0 &&
-           atomic_exchange_explicit(&control->touched[touch], 0, memory_order_relaxed) != 0;
 }

@@ -4,7 +4,7 @@
  * A file of its own in the tier's directory, allocated in full before it is mapped (a full file system is an error at
  * open, never a SIGBUS later).  All words that decide coherence are atomics that only rise, so a process that was
  * stopped for an hour and then finishes its store does no harm.  The atomics live in control.c, outbox.c, turn.c,
- * guarded.c, shelf.c and in the inline readers of this file; nobody else touches the page.
+ * guarded.c, policy.c and in the inline readers of this file; nobody else touches the page.
  *
  * The order of stores: fence, then applied, then proven-at, each a release; a reader takes proven-at first (acquire),
  * copies nothing after, and looks at the clock last (servable.c).
@@ -33,7 +33,7 @@
 
 /* Without a word from anybody. */
 #define CONTROL_TIER_SIZE_DEFAULT (64ull << 20)
-#define CONTROL_TIER_SIZE_MOST    (1ull << 46) /* half of what a process can map */
+#define CONTROL_TIER_SIZE_MOST    (1ull << 42) /* what the index can tell apart */
 
 /* What a page is made for; checked against an existing one. */
 struct control_shape {
@@ -52,7 +52,6 @@ enum control_fit {
     CONTROL_SHAPE      /* ours and of this boot, but of another name, size or partitions */
 };
 
-struct control_shelf; /* a set of the shelf */
 struct control_part;  /* one partition's words */
 struct control_page;  /* the mapping */
 
@@ -69,9 +68,7 @@ struct control {
     struct control_part *parts;
     _Atomic uint64_t *fences;     /* partitions * fence_slots */
     _Atomic uint64_t *tag_fences; /* partitions * CONTROL_TAG_SLOTS */
-    _Atomic uint8_t *touched;     /* touch_slots */
-    struct control_shelf *shelf;  /* shelf_sets, a power of two: shelf.c */
-    uint32_t shelf_sets;
+    void *policy; /* of eviction; policy.c */
     struct control_outbox *outbox;
     struct control_recent *recent;
     struct control_turn *turns;
@@ -282,19 +279,5 @@ static inline bool control_outbox_pending(const struct control *control, const s
         return false;
     return control_outbox_pending_slow(control, key);
 }
-
-/* ---- the access table, for eviction: set by readers only when not yet set ---- */
-/* True: it was set. */
-static inline bool control_touch(const struct control *control, uint32_t touch)
-{
-    _Atomic uint8_t *word = &control->touched[touch];
-
-    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
-        return true;
-    atomic_store_explicit(word, 1, memory_order_relaxed);
-    return false;
-}
-/* Clears it; true when it was set. */
-bool control_touch_clear(struct control *control, uint32_t touch);
 
 #endif

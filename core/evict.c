@@ -1,14 +1,14 @@
 /*
- * evict.c - who leaves the tier: void, expired, or cold.
- * Asked by writer.c for each record that its hand comes to; knows nothing of LMDB.
+ * evict.c - who leaves the tier: the void and the expired.
+ * Asked by writer.c for each record that it comes to; knows nothing of LMDB.
  *
  * A record that leaves by mistake costs a miss, so nothing here needs care about the order of loads; whether a record
  * may be served is servable.c's business alone.
  */
 #include <evict.h>
 
-#define EVICT_MARK_PERCENT 85u
-#define EVICT_FREE_LEAST   32u /* pages: what a transaction on a small map needs to copy on write */
+#define EVICT_FREE_SHARE 24u
+#define EVICT_FREE_LEAST 64u /* pages: what a few transactions in a row need to copy on write, however small the map */
 
 /* Has the history moved on over it?  No reader will ever be served it again. */
 static bool evict_void(const struct record *record, const struct key *key, const struct control *control)
@@ -25,23 +25,22 @@ static bool evict_void(const struct record *record, const struct key *key, const
            control_tags_changed(control, key->partition, record->tags, record->tag_count, record->born);
 }
 
-enum evict_choice evict_choose(const struct record *record, const struct key *key, struct control *control,
-                               int64_t now_ns, bool need)
+enum evict_choice evict_choose(const struct record *record, const struct key *key, const struct control *control,
+                               int64_t now_ns)
 {
     if (evict_void(record, key, control))
         return EVICT_VOID;
-    if (record->expires_ns <= now_ns)
-        return EVICT_EXPIRED;
-    if (!need || control_touch_clear(control, key->touch))
-        return EVICT_KEEP;
-    return EVICT_COLD;
+    return record->expires_ns <= now_ns ? EVICT_EXPIRED : EVICT_KEEP;
+}
+
+uint64_t evict_reserve(uint64_t pages)
+{
+    return pages / EVICT_FREE_SHARE + EVICT_FREE_LEAST;
 }
 
 uint64_t evict_excess(uint64_t used, uint64_t pages)
 {
-    uint64_t mark = pages / 100 * EVICT_MARK_PERCENT + pages % 100 * EVICT_MARK_PERCENT / 100;
+    uint64_t free = evict_reserve(pages), mark = pages > free ? pages - free : 0;
 
-    if (pages - mark < EVICT_FREE_LEAST)
-        mark = pages > EVICT_FREE_LEAST ? pages - EVICT_FREE_LEAST : 0;
     return used > mark ? used - mark : 0;
 }

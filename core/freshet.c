@@ -14,7 +14,6 @@
 #include <log.h>
 #include <options.h>
 #include <servable.h>
-#include <shelf.h>
 #include <stdlib.h>
 #include <step.h>
 #include <string.h>
@@ -27,7 +26,7 @@
 #define BOUND_MOST_MS     600000u
 #define TIER_DEFAULT      (64ull << 20)
 #define TIER_LEAST        (1ull << 20)
-#define TIER_MOST         (1ull << 46)
+#define TIER_MOST         (1ull << 42)
 #define TICKET_DEFAULT_MS 5000u
 #define TURN_ROUNDS       8                     /* turns of others that a caller waits for, until it loads on its own */
 #define PREFER_PRIMARY_NS (10 * CLOCK_NS_PER_S) /* after a change; as long as scripts/head.lua has it */
@@ -53,7 +52,7 @@ static freshet_result options_check(freshet_options *o)
         return fail(FRESHET_EINVAL, "the name must be 1 to %u letters, digits, '.', '_' or '-', not starting with '.'",
                     FRESHET_NAME_MAX);
     if (o->tier_size && (o->tier_size < TIER_LEAST || o->tier_size > TIER_MOST))
-        return fail(FRESHET_EINVAL, "tier_size is %llu bytes: give 1 MiB to 64 TiB, or 0",
+        return fail(FRESHET_EINVAL, "tier_size is %llu bytes: give 1 MiB to 4 TiB, or 0",
                     (unsigned long long)o->tier_size);
     if (!o->value_max)
         o->value_max = FRESHET_VALUE_MAX_DEFAULT;
@@ -311,8 +310,7 @@ static freshet_result reading_end(struct reading *r, freshet_result result)
     return result;
 }
 
-/* Shelf and tier have one judge, so that neither copy can be served where the other could not.  The token is looked at
- * first: what it demands is in the fences that the judge looks at next. */
+/* The token is looked at first: what it demands is in the fences that the judge looks at next. */
 static inline enum verdict read_judged(struct reading *r)
 {
     bool meets = reading_meets(r);
@@ -329,23 +327,14 @@ static inline __attribute__((always_inline)) freshet_result read_tier_uncounted(
     struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
     freshet_result result;
 
-    /* The judge's two random words come from memory while the record is looked for. */
-    __builtin_prefetch(shelf_place(control, &r->key));
+    /* The judge's random word comes from memory while the record is looked for. */
     __builtin_prefetch(control_fence(control, r->key.partition, r->key.slot));
-    __builtin_prefetch(&control->touched[r->key.touch], 1);
-    if (shelf_read(control, &r->key, &r->record, r->buf) && (*ret_verdict = read_judged(r)) == SERVABLE) {
-        control_touch(control, r->key.touch);
-        return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
-    }
     result = tier_read(tier, &r->key, &r->record, r->buf);
     *ret_verdict = VOID_EXPIRED;
     if (result != FRESHET_OK)
         return result == FRESHET_ENOMEM ? fail(result, "no memory for the value") : FRESHET_MISS;
     if ((*ret_verdict = read_judged(r)) != SERVABLE)
         return FRESHET_MISS;
-    /* Not the first time of late. */
-    if (control_touch(control, r->key.touch) && shelf_wants(r->judgement.now_ns) && !r->options->no_shelf)
-        shelf_put(control, &r->key, &r->record, r->buf->data);
     return reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK);
 }
 
@@ -512,6 +501,12 @@ static freshet_result read_latest(struct reading *r)
     return result;
 }
 
+/* Is it Redis that answers, whatever the tier has? */
+static inline bool reading_passes_tier(const struct reading *r)
+{
+    return r->level == FRESHET_READ_LATEST && (r->ops || control_fleet(&r->host->control) != 0);
+}
+
 /* The first look of a read: into the tier, or, for the latest, to Redis; *ret_final: there is no second. */
 static inline __attribute__((always_inline)) freshet_result read_first(struct reading *r, enum verdict *ret_verdict,
                                                                        bool *ret_final)
@@ -519,13 +514,47 @@ static inline __attribute__((always_inline)) freshet_result read_first(struct re
     freshet_result result;
 
     *ret_verdict = VOID_EPOCH;
-    *ret_final = r->level == FRESHET_READ_LATEST && (r->ops || control_fleet(&r->host->control) != 0);
+    *ret_final = reading_passes_tier(r);
     if (*ret_final)
         return r->ops ? read_latest(r) : FRESHET_MISS;
     result = read_tier(r, ret_verdict);
     if (result == FRESHET_MISS && *ret_verdict == TOO_OLD && r->level == FRESHET_READ_ANY)
         result = read_stale(r);
     return result;
+}
+
+/* The options of a read, checked, and the reading that they are for. */
+static inline __attribute__((always_inline)) freshet_result
+reading_begin(struct reading *r, freshet *cache, const void *key, size_t key_size, const freshet_read_options *options,
+              bool given, freshet_buf *buf, freshet_answer *answer)
+{
+    freshet_result result;
+
+    if ((result = reading_start(r, cache, key, key_size, options->bound_ms, options->deadline_ms, buf, answer)) !=
+        FRESHET_OK)
+        return result;
+    if (given && (result = reading_demand(r, options->level, options->token)) != FRESHET_OK)
+        return result;
+    if (options->tier_only && r->level == FRESHET_READ_LATEST)
+        return fail(FRESHET_EINVAL, "the latest is Redis's to tell: give no tier_only");
+    if (options->tier_only)
+        r->ops = NULL;
+    return FRESHET_OK;
+}
+
+/* The tier was looked at: what now, and the end. */
+static inline freshet_result reading_finish(struct reading *r, const freshet_read_options *options,
+                                            freshet_result result, enum verdict verdict, bool final)
+{
+    if (result == FRESHET_MISS) {
+        if (!options->tier_only || !options->probe)
+            host_count(r->host, COUNT_MISSES, clock_boot_ns());
+        if (r->ops && !final)
+            result = read_remote(r);
+        else if (verdict == TOO_OLD)
+            result = read_stale(r);
+    }
+    return reading_end(r, result);
 }
 
 freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, const freshet_read_options *given,
@@ -537,27 +566,155 @@ freshet_result freshet_get(freshet *cache, const void *key, size_t key_size, con
     freshet_result result;
     bool final;
 
-    if ((result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK)
+    if ((result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK ||
+        (result = reading_begin(&r, cache, key, key_size, &options, given != NULL, buf, answer)) != FRESHET_OK)
         return result;
-    if ((result = reading_start(&r, cache, key, key_size, options.bound_ms, options.deadline_ms, buf, answer)) !=
-        FRESHET_OK)
-        return result;
-    if (given && (result = reading_demand(&r, options.level, options.token)) != FRESHET_OK)
-        return result;
-    if (options.tier_only && r.level == FRESHET_READ_LATEST)
-        return fail(FRESHET_EINVAL, "the latest is Redis's to tell: give no tier_only");
-    if (options.tier_only)
-        r.ops = NULL;
     result = read_first(&r, &verdict, &final);
-    if (result == FRESHET_MISS) {
-        if (!options.tier_only || !options.probe)
-            host_count(r.host, COUNT_MISSES, clock_boot_ns());
-        if (r.ops && !final)
-            result = read_remote(&r);
-        else if (verdict == TOO_OLD)
-            result = read_stale(&r);
+    return reading_finish(&r, &options, result, verdict, final);
+}
+
+/* ---- many at once ---- */
+
+struct many {
+    struct reading *readings;
+    freshet_get_item *items;
+    size_t count, stride; /* bytes from item to item: a caller's may be shorter or longer than ours */
+    freshet_read_options options;
+    bool given;
+};
+
+static freshet_get_item *many_item(const struct many *many, size_t i)
+{
+    return (freshet_get_item *)(void *)((char *)many->items + i * many->stride);
+}
+
+/* Hash all keys, so that the lines that are looked at first come from memory side by side. */
+static freshet_result many_begin(struct many *many, freshet *cache)
+{
+    for (size_t i = 0; i < many->count; i++) {
+        freshet_get_item *item = many_item(many, i);
+        struct reading *r = &many->readings[i];
+        freshet_result result = reading_begin(r, cache, item->key, item->key_size, &many->options, many->given,
+                                              item->buf, item->answer);
+
+        if (result != FRESHET_OK)
+            return result;
+        __builtin_prefetch(tier_place(atomic_load_explicit(&r->host->tier, memory_order_acquire), &r->key));
+        __builtin_prefetch(control_fence(&r->host->control, r->key.partition, r->key.slot));
     }
-    return reading_end(&r, result);
+    return FRESHET_OK;
+}
+
+/* Copy everything out, then judge everything: what is answered from the tier was all servable at the moment between. */
+static void many_read_tier(struct many *many)
+{
+    for (size_t i = 0; i < many->count; i++) {
+        struct reading *r = &many->readings[i];
+
+        many_item(many, i)->result =
+            tier_read(atomic_load_explicit(&r->host->tier, memory_order_acquire), &r->key, &r->record, r->buf);
+    }
+    for (size_t i = 0; i < many->count; i++) {
+        struct reading *r = &many->readings[i];
+        freshet_get_item *item = many_item(many, i);
+        enum verdict verdict = VOID_EXPIRED;
+
+        if (item->result == FRESHET_OK && (verdict = read_judged(r)) == SERVABLE)
+            item->result = read_counted(r, reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK));
+        else if (item->result != FRESHET_ENOMEM)
+            item->result = FRESHET_MISS;
+        if (item->result == FRESHET_MISS && verdict == TOO_OLD && r->level == FRESHET_READ_ANY)
+            item->result = read_stale(r);
+        item->result = reading_finish(r, &many->options, item->result, verdict, false);
+    }
+}
+
+freshet_result freshet_get_many(freshet *cache, freshet_get_item *items, size_t count,
+                                const freshet_read_options *given)
+{
+    struct many many = {.items = items, .count = count, .given = given != NULL};
+    freshet_result result;
+
+    if (count == 0)
+        return FRESHET_OK;
+    if (!items || items->struct_size < sizeof *items || items->struct_size > 4096)
+        return fail(FRESHET_EINVAL, "freshet_get_many: start every item with FRESHET_INIT(freshet_get_item)");
+    many.stride = items->struct_size;
+    if ((result = options_take(&many.options, sizeof many.options, given, "freshet_read_options")) != FRESHET_OK)
+        return result;
+    if (count > SIZE_MAX / sizeof *many.readings || !(many.readings = malloc(count * sizeof *many.readings)))
+        return fail(FRESHET_ENOMEM, "no memory to read %zu keys at once", count);
+    result = many_begin(&many, cache);
+    if (result == FRESHET_OK && !reading_passes_tier(many.readings)) {
+        many_read_tier(&many);
+    } else if (result == FRESHET_OK) {
+        for (size_t i = 0; i < count; i++) {
+            enum verdict verdict;
+            bool final;
+
+            result = read_first(&many.readings[i], &verdict, &final);
+            many_item(&many, i)->result = reading_finish(&many.readings[i], &many.options, result, verdict, final);
+        }
+        result = FRESHET_OK;
+    }
+    free(many.readings);
+    return result;
+}
+
+/* ---- in place ---- */
+
+/* In the tier: FRESHET_OK when `fn` was called or the answer is that there is none; FRESHET_MISS: ask otherwise. */
+static freshet_result view_tier(struct reading *r, freshet_view_fn fn, void *arg, enum verdict *ret_verdict)
+{
+    struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
+    struct tier_view view;
+    freshet_result result = tier_view(tier, &r->key, &r->record, &view);
+
+    *ret_verdict = VOID_EXPIRED;
+    if (result != FRESHET_OK)
+        return result == FRESHET_ENOMEM ? result : FRESHET_MISS;
+    if ((*ret_verdict = read_judged(r)) == SERVABLE) {
+        result = read_counted(r, reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK));
+        if (result == FRESHET_OK)
+            fn(view.pieces, view.count, r->answer, arg);
+    } else {
+        result = FRESHET_MISS;
+    }
+    tier_view_end(tier, &view);
+    return result;
+}
+
+freshet_result freshet_view(freshet *cache, const void *key, size_t key_size, const freshet_read_options *given,
+                            freshet_view_fn fn, void *arg)
+{
+    freshet_answer answer = FRESHET_INIT(freshet_answer);
+    freshet_read_options options;
+    freshet_buf buf = {0};
+    struct reading r;
+    enum verdict verdict = VOID_EPOCH;
+    freshet_result result;
+    bool final = false;
+
+    if (!fn)
+        return fail(FRESHET_EINVAL, "freshet_view: the function is NULL");
+    if ((result = options_take(&options, sizeof options, given, "freshet_read_options")) != FRESHET_OK ||
+        (result = reading_begin(&r, cache, key, key_size, &options, given != NULL, &buf, &answer)) != FRESHET_OK)
+        return result;
+    if (r.level == FRESHET_READ_BOUNDED) {
+        result = view_tier(&r, fn, arg, &verdict);
+        if (result != FRESHET_MISS)
+            return reading_end(&r, result);
+    } else {
+        result = read_first(&r, &verdict, &final);
+    }
+    result = reading_finish(&r, &options, result, verdict, final);
+    if (result == FRESHET_OK || result == FRESHET_STALE) {
+        const freshet_piece piece = {buf.data, buf.size};
+
+        fn(&piece, buf.size > 0, &answer, arg);
+    }
+    freshet_buf_free(&buf);
+    return result;
 }
 
 /* ---- get or load ---- */

@@ -128,7 +128,8 @@ static freshet_result host_open_tier(struct host *host)
 
     for (int round = 0; round < 2; round++) {
         result =
-            tier_open(&tier, host->dir.path, host->control.generation, host->control.tier_size, host->limit, &damaged);
+            tier_open(&tier, host->dir.path, host->control.generation, &host->control.space, host->control.tier_size,
+                      host->limit, &damaged);
         if (result == FRESHET_OK || !damaged || dir_used(&host->dir))
             break;
         say(FRESHET_WARN, "%s: the map is damaged (%s): set aside and begun anew", host->dir.path, freshet_error());
@@ -494,7 +495,8 @@ static freshet_result host_mend(struct host *host, struct writer *broken)
         goto out;
     }
     tier_abandon(atomic_load(&host->tier));
-    result = tier_open(&tier, host->dir.path, host->control.generation, host->control.tier_size, host->limit, &damaged);
+    result = tier_open(&tier, host->dir.path, host->control.generation, &host->control.space, host->control.tier_size,
+                      host->limit, &damaged);
     if (result == FRESHET_OK)
         result = dir_enter(&dir);
     dir_unlock(&dir);
@@ -561,27 +563,33 @@ static _Atomic unsigned host_threads;
 
 static void host_stripe_flush(struct host *host, struct host_stripe *stripe)
 {
-    uint64_t n;
+    static const enum control_counter counters[3] = {COUNT_HITS, COUNT_ABSENTS, COUNT_MISSES};
 
-    if ((n = atomic_exchange_explicit(&stripe->hits, 0, memory_order_relaxed)))
-        control_count(&host->control, COUNT_HITS, n);
-    if ((n = atomic_exchange_explicit(&stripe->absents, 0, memory_order_relaxed)))
-        control_count(&host->control, COUNT_ABSENTS, n);
-    if ((n = atomic_exchange_explicit(&stripe->misses, 0, memory_order_relaxed)))
-        control_count(&host->control, COUNT_MISSES, n);
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t all = atomic_load_explicit(&stripe->counts[i], memory_order_relaxed);
+        uint64_t before = atomic_exchange_explicit(&stripe->flushed[i], all, memory_order_relaxed);
+
+        if (all != before) /* of two who flush at once one may take back what the other took twice */
+            control_count(&host->control, counters[i], all - before);
+    }
 }
 
 void host_count(struct host *host, enum control_counter counter, int64_t now_ns)
 {
     struct host_stripe *stripe;
+    _Atomic uint64_t *count;
 
-    if (__builtin_expect(host_thread == 0, 0))
-        host_thread = atomic_fetch_add(&host_threads, 1) % HOST_STRIPES + 1;
+    if (__builtin_expect(host_thread == 0, 0)) {
+        host_thread = atomic_fetch_add(&host_threads, 1) + 1;
+        if (host_thread == 0 || host_thread > HOST_STRIPES)
+            host_thread = HOST_STRIPES;
+    }
     stripe = &host->stripes[host_thread - 1];
-    atomic_fetch_add_explicit(counter == COUNT_HITS      ? &stripe->hits
-                              : counter == COUNT_ABSENTS ? &stripe->absents
-                                                         : &stripe->misses,
-                              1, memory_order_relaxed);
+    count = &stripe->counts[counter == COUNT_HITS ? 0 : counter == COUNT_ABSENTS ? 1 : 2];
+    if (__builtin_expect(host_thread == HOST_STRIPES, 0))
+        atomic_fetch_add_explicit(count, 1, memory_order_relaxed);
+    else
+        atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + 1, memory_order_relaxed);
     if (now_ns - atomic_load_explicit(&stripe->flushed_ns, memory_order_relaxed) > CLOCK_NS_PER_S) {
         atomic_store_explicit(&stripe->flushed_ns, now_ns, memory_order_relaxed);
         host_stripe_flush(host, stripe);

@@ -19,8 +19,10 @@
 
 #define HOST_STRIPES 32u /* counters of the hit path, by thread, so that threads do not share a cache line */
 
+/* Only ever rises, by its thread, which needs no lock for that; the last stripe is of all threads that came later. */
 struct host_stripe {
-    _Alignas(64) _Atomic uint64_t hits, absents, misses;
+    _Alignas(64) _Atomic uint64_t counts[3]; /* hits, absents, misses */
+    _Atomic uint64_t flushed[3];
     _Atomic int64_t flushed_ns;
 };
 

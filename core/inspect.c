@@ -105,7 +105,9 @@ freshet_result freshet_stat(freshet *cache, freshet_stats *stats)
     stat_coherence(&host->control, &full);
     tier_facts(atomic_load(&host->tier), &facts);
     full.entries = facts.rows;
-    full.bytes = facts.used_bytes;
+    full.bytes = facts.used_bytes + facts.index_bytes;
+    full.live_bytes = facts.live_bytes;
+    full.index_size = facts.index_bytes;
     full.tier_size = host->control.tier_size;
     full.control_size = host->control.size;
     full.readers = facts.readers;

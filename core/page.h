@@ -2,7 +2,7 @@
  * page.h - the control page as it lies in the file, for control.c, outbox.c and turn.c alone.
  *
  *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | turns | guards | fences |
- *     tag fences | touched | shelf
+ *     tag fences | the policy's words
  *
  * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at
  * first.

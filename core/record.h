@@ -1,9 +1,9 @@
 /*
  * record.h - one cached entry and its bytes in the tier.  Pure; the only file that knows the layout.
  *
- * A record's bytes are a head, fixed but for the tags at its end, the full key, the value.  What does not fit one LMDB
- * page goes on in further rows of a page each (tier.c): LMDB looks long for runs of pages, never for single ones.
- * Everything read is checked: any process of this user may have written to the map.
+ * A record's bytes are a head, the full key, the value.  The head is dense, since every byte of it stands beside values
+ * of a few dozen bytes: what neighbours have in common stands once in their sheet (sheet.h), and a head says only how
+ * it differs.  Everything read is checked: any process of this user may have written to the map.
  */
 #ifndef CORE_RECORD_H
 #define CORE_RECORD_H
@@ -13,9 +13,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define RECORD_HEAD_SIZE 80u /* bytes without tags; holds a magic, a format and a check of the head itself */
 #define RECORD_TAGS_MAX  17u /* FRESHET_TAGS_MAX and a namespace */
-#define RECORD_HEAD_MOST (RECORD_HEAD_SIZE + 8u * RECORD_TAGS_MAX)
+#define RECORD_HEAD_LEAST 20u /* bytes of the shortest head */
+#define RECORD_HEAD_MOST  (12u + 7u * 8u + 8u * RECORD_TAGS_MAX)
 #define RECORD_NEVER     INT64_MAX
 
 enum record_kind { RECORD_VALUE = 1, RECORD_ABSENT = 2 };
@@ -43,20 +43,27 @@ static inline void record_copy(struct record *to, const struct record *from)
         memcpy(to->tags, from->tags, from->tag_count * sizeof *from->tags);
 }
 
-/* Bytes of the head in the tier. */
-static inline uint32_t record_head_size(const struct record *record)
+/* What the heads of a sheet have in common; each says how far it is off. */
+struct record_base {
+    uint64_t epoch, as_of, version, writer;
+    int64_t expires_ns;
+};
+
+static inline struct record_base record_base_of(const struct record *record)
 {
-    return RECORD_HEAD_SIZE + 8 * record->tag_count;
+    return (struct record_base){record->epoch, record->as_of, record->version, record->writer, record->expires_ns};
 }
 
-/* Write the head to `bytes` (record_head_size of them). */
-void record_encode(const struct record *record, uint8_t *bytes);
-/* Read it; false when it is no head of ours. `limit` bounds key + value. */
-bool record_decode(struct record *ret_record, const uint8_t *bytes, size_t size, uint64_t limit);
+/* Write the head to `bytes` (up to RECORD_HEAD_MOST of them); how many.  An expiry may come back earlier by up to 1.1
+ * milliseconds, the first time; all else as it was. */
+uint32_t record_encode(const struct record *record, const struct record_base *base, uint8_t *bytes);
+/* Read it; its size, or 0 when it is no head of ours. `limit` bounds key + value. */
+uint32_t record_decode(struct record *ret_record, const struct record_base *base, const uint8_t *bytes, size_t size,
+                       uint64_t limit);
 
 /* Of two records of one key, does `next` replace `old`?  `epoch` is the page's.  Only a record of the page's epoch may
- * replace; within it the greater as-of, then the greater born, then the later expiry (equal in all: yes, the same
- * answer). */
+ * replace; within it the greater as-of, then the greater born, then the greater source version where both
+ * have one, then the later expiry (equal in all: yes, the same answer). */
 bool record_replaces(const struct record *next, const struct record *old, uint64_t epoch);
 
 #endif

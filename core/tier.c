@@ -1,1304 +1,1474 @@
 /*
- * tier.c - the LMDB environment: open, read, write, drop.
- * Below writer.c and freshet.c, above LMDB; nothing else of ours includes <lmdb.h>.
+ * tier.c - logs of records in the map, and the index that finds them.
+ * Below writer.c and freshet.c, above map.c and index.c.
  *
- * A read is renew, get, check, copy, reset on a transaction that the process keeps: no lock, no system call, no memory.
- * Nothing of the map is lent out, since one forgetful borrower would pin every page freed after his snapshot.
+ * A log is a sequence of sheets (sheet.h), rows of LMDB under {log, number}.  Records are appended and never changed.
+ * LMDB's part is what is hard to do by oneself: a batch is there as a whole or not at all, whatever dies when; a
+ * reader's pages are not used again under it; a wild pointer of the host program does not reach them.  But no reader
+ * walks LMDB's tree.  The index knows where a record begins, and a table on which page of the map its sheet lies.
  *
- * LMDB trusts its file and its descriptors; we do not.  The file's first pages are checked before LMDB sees them,
- * since it answers nonsense with abort(); the file is stretched to the map's size, so that no page of the mapping lies
- * beyond its end (SIGBUS); and before each commit the descriptors are compared with the files that they were, because
- * a host program that closes what it does not know would have LMDB write pages into whatever got the number next.
+ * Nor does a reader hold anything: no snapshot that would keep pages from being used again however long it is stopped.
+ * It looks into the index, copies, and looks again (a seqlock, with the slot for its sequence).  LMDB writes over a
+ * page at the earliest two commits after the one that freed it.  So a copy is whole if, when it was finished, the slot
+ * still led to the record and the table to the pages, provided that they never do when those pages are used again:
  *
- * No WRITEMAP: the host program has the map read-only, and a full file system is an error of a commit.
+ *   - a sheet is deleted only by a transaction in which, under the writer's lock, no slot led to a record on it;
+ *   - a slot is set only under the lock, to a sheet that is there: after a commit its writer takes the lock again and
+ *     lets the slots lead to what he wrote (txn_publish).  Whoever had the lock in between, because he was quicker or
+ *     the writer is dead, has done that first (txn_catch_up): the logs tell all that is needed, and how far they are
+ *     indexed stands beside the index.  So what was committed is found, and compared with, by every later transaction;
+ *   - the sheet at the head of a log is written again with more on it, which frees its old page; the table of pages is
+ *     put right in the same way, before the next commit.  It may come back to the same page, so a copy from that sheet
+ *     also needs that the log has not been indexed any further;
+ *   - a slot and a table that lead to the same again, a whole turn of the table later, lead to a sheet of another
+ *     number, and the number is compared too.
+ *
+ * Nothing read is believed: places, sheets and heads are checked, and the key is compared in full.
  */
 #include <tier.h>
 
 #include <buf.h>
-#include <bytes.h>
 #include <log.h>
+#include <map.h>
+#include <policy.h>
+#include <sheet.h>
+#include <step.h>
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <lmdb.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-#define POOL_SLOTS 64u
-#define POOL_TRIES 4u
-#define HASH_SIZE 16u
-#define CHUNK_KEY_SIZE 20u
-#define OPEN_TRIES 25
-#define FREE_DBI_ 0u       /* LMDB's own list of free pages; its number is as fixed as the file format */
-#define EACH_BATCH 128u    /* heads a snapshot in tier_each */
-#define EACH_KEYS (128u << 10)
+#define READ_ROUNDS 8u  /* of looking again */
+#define EACH_SHEETS 16u /* a snapshot in tier_each */
+#define KEY_SIZE 8u
+#define NUMBER_BITS 56u
+#define NUMBER_MOST ((UINT64_C(1) << 48) - 1) /* no log comes so far: a sheet behind it is damage */
+#define INDEXED_BITS 12 /* of an offset on a sheet, below the sheet's number */
 
-/* A read transaction that waits for its next use, and a cursor for records of many rows. */
-struct tier_reader {
-    MDB_txn *txn;
-    MDB_cursor *cursor;
-    struct tier_slot *slot; /* its place in the pool, once it has one */
+/* The sheet at the head of a log, as it will be written. */
+struct open_sheet {
+    bool loaded, dirty;
+    struct sheet head;
+    uint8_t bytes[SHEET_SIZE];
 };
 
-/* A line of the cache each: threads that read at once share none. */
-struct tier_slot {
-    _Alignas(64) struct tier_reader *_Atomic reader;
+/* A record that was written by the transaction: a fill, or a copy of one from a tail. */
+struct written {
+    struct key key; /* of a copy: without its bytes */
+    uint64_t place, old; /* where it was before, 0: nowhere */
+    uint64_t number, bytes, bytes_before; /* the last: of a copy */
+    uint8_t touched;
+    uint32_t fill; /* 1 + its place among the fills' heads; 0: a copy */
 };
-
-struct tier_file {
-    dev_t dev;
-    ino_t ino;
-};
-
-enum tier_fd { FD_DATA, FD_META, FD_LOCK, FD_COUNT };
 
 struct tier_txn {
     struct tier *tier;
     MDB_txn *txn;
     MDB_cursor *cursor;
-    bool spoiled;     /* an error came up: only tier_drop is left */
-    uint64_t chunks;  /* rows behind heads, as the tally will have them */
-    bool tally_moved;
+    bool spoiled; /* an error came up: only tier_drop is left */
+    uint64_t first[TIER_LOGS], last[TIER_LOGS]; /* numbers of the sheets when it began; 0: none */
+    uint64_t tail[TIER_LOGS];                   /* the next to be looked at */
+    uint64_t held[TIER_LOGS];                   /* up to here a record that was copied reaches: not to be deleted now */
+    uint64_t seen[TIER_LOGS];                   /* what was indexed when it began */
+    uint64_t owed;
+    struct open_sheet open[TIER_LOGS];
 };
 
 struct tier {
-    struct tier_slot pool[POOL_SLOTS];
-    MDB_env *env;
-    MDB_dbi dbi;
-    uint64_t map_size, limit, generation;
-    uint32_t page_size;
-    int fds[FD_COUNT]; /* LMDB's own; FD_META is -1 where it has but one */
-    struct tier_file files[FD_COUNT];
-    atomic_bool failed; /* LMDB has failed for good: to be opened again */
+    struct map *map;
+    struct index index;
+    struct key_space space;
+    uint64_t size, limit;
+    uint32_t pages;
     struct tier_txn writing;
+    /* of the transaction, kept for the next one */
+    struct written *written;
+    uint32_t written_count, written_room;
+    struct record *fills;
+    uint32_t fills_count, fills_room;
+    uint64_t displaced; /* records that have lost their slots to others */
+    uint8_t *scratch;
+    size_t scratch_room;
 };
-
-/* The row that counts rows behind heads, so that entries can be told without a walk.  One byte: before all others. */
-static const uint8_t tally_key[1] = {0};
-
-/* Stands in the pool for a reader that is in use: nobody but who took that one changes the slot meanwhile. */
-static struct tier_reader reader_away;
-
-/* The map that this process found damaged while it was open, by inode; its next opening starts a new one. */
-static _Atomic uint64_t condemned_ino, condemned_generation;
-
-/* ---- foreign codes end here ---- */
-
-/* The tier cannot go on with this environment. */
-static void tier_fail(struct tier *tier, bool condemn)
-{
-    if (condemn) {
-        atomic_store(&condemned_ino, (uint64_t)tier->files[FD_DATA].ino);
-        atomic_store(&condemned_generation, tier->generation);
-    }
-    atomic_store_explicit(&tier->failed, true, memory_order_release);
-}
-
-/* LMDB's answer as ours, noting what cannot be mended by trying again. */
-static freshet_result tier_result(struct tier *tier, int rc, const char *doing)
-{
-    switch (rc) {
-    case MDB_SUCCESS:
-        return FRESHET_OK;
-    case MDB_NOTFOUND:
-        return FRESHET_MISS;
-    case ENOMEM:
-        return fail(FRESHET_ENOMEM, "no memory while %s", doing);
-    case MDB_MAP_FULL:
-    case MDB_TXN_FULL:
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-        return fail(FRESHET_ENOSPC, "no room in the map while %s: %s", doing, mdb_strerror(rc));
-    case MDB_CORRUPTED:
-    case MDB_PAGE_NOTFOUND:
-    case MDB_INVALID:
-    case MDB_VERSION_MISMATCH:
-    case MDB_INCOMPATIBLE:
-        tier_fail(tier, true);
-        break;
-    case MDB_PANIC:
-    case MDB_BAD_RSLOT:
-    case MDB_MAP_RESIZED:
-        tier_fail(tier, false);
-        break;
-    default:
-        break;
-    }
-    return fail(FRESHET_EIO, "LMDB failed while %s: %s", doing, mdb_strerror(rc));
-}
-
-/* ---- whose descriptors are these ---- */
-
-static bool fd_is(int fd, const struct tier_file *file, bool *ret_unlinked)
-{
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st) != 0 || st.st_dev != file->dev || st.st_ino != file->ino)
-        return false;
-    *ret_unlinked = st.st_nlink == 0;
-    return true;
-}
-
-static bool tier_owns_descriptors(const struct tier *tier, bool *ret_unlinked)
-{
-    for (int i = 0; i < FD_COUNT; i++) {
-        bool unlinked = false;
-
-        if (i == FD_META && tier->fds[i] < 0)
-            continue;
-        if (!fd_is(tier->fds[i], &tier->files[i], &unlinked))
-            return false;
-        *ret_unlinked |= unlinked;
-    }
-    return true;
-}
-
-bool tier_intact(const struct tier *tier)
-{
-    bool unlinked = false;
-
-    return !atomic_load_explicit(&tier->failed, memory_order_acquire) && tier_owns_descriptors(tier, &unlinked) &&
-           !unlinked;
-}
-
-/* Look at one open descriptor: LMDB's second one on the data file, or the lock file's? */
-static void tier_note_fd(struct tier *tier, int fd)
-{
-    bool unlinked;
-
-    if (fd == tier->fds[FD_DATA])
-        return;
-    if (fd_is(fd, &tier->files[FD_DATA], &unlinked))
-        tier->fds[FD_META] = fd;
-    else if (fd_is(fd, &tier->files[FD_LOCK], &unlinked))
-        tier->fds[FD_LOCK] = fd;
-}
-
-/* Learn which descriptors LMDB has just opened.  Looking is all that is allowed: whoever opens the lock file himself
- * drops all of LMDB's locks when he closes it. */
-static freshet_result tier_note_fds(struct tier *tier, const char *path, const char *lock_path)
-{
-    struct stat st;
-    DIR *fds;
-
-    tier->fds[FD_META] = tier->fds[FD_LOCK] = -1;
-    if (mdb_env_get_fd(tier->env, &tier->fds[FD_DATA]) != 0 || fstat(tier->fds[FD_DATA], &st) != 0)
-        return fail(FRESHET_EIO, "%s: cannot look at the map's descriptor: %s", path, strerror(errno));
-    tier->files[FD_DATA] = tier->files[FD_META] = (struct tier_file){st.st_dev, st.st_ino};
-    if (lstat(lock_path, &st) != 0)
-        return fail(FRESHET_EIO, "%s: %s", lock_path, strerror(errno));
-    tier->files[FD_LOCK] = (struct tier_file){st.st_dev, st.st_ino};
-    fds = opendir("/proc/self/fd");
-    if (fds) {
-        for (const struct dirent *entry; (entry = readdir(fds));)
-            if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9')
-                tier_note_fd(tier, atoi(entry->d_name));
-        closedir(fds);
-    } else { /* no /proc: LMDB got low numbers, or we cannot know */
-        for (int fd = 0; fd < 4096; fd++)
-            tier_note_fd(tier, fd);
-    }
-    if (tier->fds[FD_LOCK] < 0)
-        return fail(FRESHET_EIO, "%s: cannot find LMDB's descriptor of it among this process's", lock_path);
-    for (int i = 0; i < FD_COUNT; i++) /* not every LMDB closes all of them at exec */
-        if (tier->fds[i] >= 0)
-            (void)fcntl(tier->fds[i], F_SETFD, FD_CLOEXEC);
-    return FRESHET_OK;
-}
-
-/* ---- the file before LMDB sees it ---- */
-
-/* A meta page as LMDB's format has it; there are two, and they are all that is checked. */
-struct meta_db {
-    uint32_t page_size; /* in the first; else unused */
-    uint16_t flags, depth;
-    size_t branch, leaf, overflow, entries, root;
-};
-struct meta_page {
-    size_t number;
-    uint16_t pad, flags;
-    uint32_t bounds;
-    uint32_t magic, version;
-    void *address;
-    size_t map_size;
-    struct meta_db free, main;
-    size_t last_page, txn;
-};
-#define META_FLAG 0x08u
-#define META_MAGIC 0xBEEFC0DEu
-#define META_VERSION 1u
-#define META_INTEGERKEY 0x08u
-#define META_SHAPE_FLAGS 0x7fu /* how keys and data lie; above them LMDB keeps the environment's own */
-#define META_NO_ROOT ((size_t)-1)
-
-static bool meta_db_sane(const struct meta_db *db, uint16_t flags, size_t last_page)
-{
-    return (db->flags & META_SHAPE_FLAGS) == flags && db->depth < 32 &&
-           (db->root == META_NO_ROOT || (db->root > 1 && db->root <= last_page));
-}
-
-static bool meta_sane(const struct meta_page *meta, size_t number, uint64_t map_size)
-{
-    size_t page = meta->free.page_size;
-
-    return meta->number == number && (meta->flags & META_FLAG) && meta->magic == META_MAGIC &&
-           meta->version == META_VERSION && page >= 512 && page <= 65536 && (page & (page - 1)) == 0 &&
-           meta->last_page >= 1 && meta->last_page < map_size / page &&
-           meta_db_sane(&meta->free, META_INTEGERKEY, meta->last_page) && meta_db_sane(&meta->main, 0, meta->last_page);
-}
-
-/* NULL when LMDB may open the file, else why not.  A whole file has the map's size; only one whose maker died before he
- * stretched it is shorter, and then it is empty. */
-static const char *tier_file_fault(int fd, const struct stat *st, uint64_t map_size)
-{
-    struct meta_page metas[2];
-    uint64_t size = (uint64_t)st->st_size;
-    size_t page;
-
-    if (!S_ISREG(st->st_mode) || st->st_uid != geteuid() || (st->st_mode & 077))
-        return "it is no plain file of this user alone";
-    if (size == 0)
-        return NULL;
-    if (size > map_size)
-        return "it is larger than the tier";
-    if (pread(fd, &metas[0], sizeof metas[0], 0) != (ssize_t)sizeof metas[0])
-        return "its first page is cut off";
-    if (!meta_sane(&metas[0], 0, map_size))
-        return "its first page is none of this LMDB's";
-    page = metas[0].free.page_size;
-    if (pread(fd, &metas[1], sizeof metas[1], (off_t)page) != (ssize_t)sizeof metas[1])
-        return "its second page is cut off";
-    if (!meta_sane(&metas[1], 1, map_size) || metas[1].free.page_size != page)
-        return "its second page is none of this LMDB's";
-    if (size < map_size && (metas[0].main.root != META_NO_ROOT || metas[1].main.root != META_NO_ROOT))
-        return "it was truncated";
-    return NULL;
-}
-
-/* Check what lies at the map's path.  The data file bears none of LMDB's locks, so it may be opened and closed here. */
-static freshet_result tier_check_file(const char *path, const char *lock_path, uint64_t map_size, bool *ret_damaged)
-{
-    const char *fault = NULL;
-    struct rlimit most;
-    struct stat st;
-    int fd;
-
-    if (getrlimit(RLIMIT_FSIZE, &most) == 0 && most.rlim_cur < map_size)
-        return fail(FRESHET_EIO, "this process may write files of %llu bytes only (ulimit -f), the tier needs %llu",
-                    (unsigned long long)most.rlim_cur, (unsigned long long)map_size);
-    if (lstat(lock_path, &st) == 0 && (!S_ISREG(st.st_mode) || st.st_uid != geteuid())) {
-        *ret_damaged = true;
-        return fail(FRESHET_EIO, "%s is no plain file of this user", lock_path);
-    }
-    fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 && errno == ENOENT)
-        return FRESHET_OK;
-    if (fd < 0) {
-        *ret_damaged = errno == ELOOP;
-        return fail(FRESHET_EIO, "%s: %s", path, strerror(errno));
-    }
-    if (fstat(fd, &st) != 0)
-        fault = strerror(errno);
-    else
-        fault = tier_file_fault(fd, &st, map_size);
-    close(fd);
-    if (!fault)
-        return FRESHET_OK;
-    *ret_damaged = true;
-    return fail(FRESHET_EIO, "%s cannot be used: %s", path, fault);
-}
-
-/* The map that this very process saw fail goes, with its lock file.  Siblings see by the link count that theirs is
- * no longer the directory's, and follow; until then each judges what it reads by the control page, as ever. */
-static void tier_unlink_condemned(const char *path, const char *lock_path, uint64_t generation)
-{
-    struct stat st;
-
-    if (atomic_load(&condemned_generation) != generation || lstat(path, &st) != 0 ||
-        (uint64_t)st.st_ino != atomic_load(&condemned_ino))
-        return;
-    say(FRESHET_WARN, "%s: found damaged, begun anew", path);
-    (void)unlink(path);
-    (void)unlink(lock_path);
-}
 
 /* ---- open and close ---- */
 
-static void tier_pause(long ms)
+static freshet_result tier_open_index(struct tier *tier, const char *path, bool *ret_damaged)
 {
-    struct timespec pause = {0, ms * 1000000};
+    uint64_t pages = tier->map->size / MAP_PAGE;
 
-    (void)nanosleep(&pause, NULL);
+    if (tier->map->fresh)
+        return index_create(&tier->index, path, tier->map->nonce, pages);
+    return index_open(&tier->index, path, tier->map->nonce, pages, ret_damaged);
 }
 
-/* mdb_env_open, again while it fails only because a signal or another opener came in between. */
-static int tier_env_open(struct tier *tier, const char *path)
+freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation,
+                         const struct key_space *space, uint64_t size, uint64_t limit, bool *ret_damaged)
 {
-    const unsigned flags = MDB_NOSUBDIR | MDB_NOSYNC | MDB_NOMETASYNC | MDB_NOTLS | MDB_NORDAHEAD;
-    sigset_t all, before;
-    int rc = 0;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (int i = 0; i < OPEN_TRIES; i++) {
-        if ((rc = mdb_env_create(&tier->env)) != 0)
-            break;
-        if ((rc = mdb_env_set_mapsize(tier->env, tier->map_size)) == 0 &&
-            (rc = mdb_env_set_maxreaders(tier->env, TIER_READERS)) == 0)
-            rc = mdb_env_open(tier->env, path, flags, 0600);
-        if (rc == 0)
-            break;
-        mdb_env_close(tier->env);
-        tier->env = NULL;
-        if (rc != EINTR && rc != EAGAIN && rc != EBUSY)
-            break;
-        tier_pause(1 + i % 4);
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
-}
-
-struct slot_count {
-    long own;
-    uint32_t own_count, all;
-};
-
-/* A line of mdb_reader_list is a slot: "pid thread txn". */
-static int tier_count_slot(const char *line, void *arg)
-{
-    struct slot_count *count = arg;
-    char *end;
-    long pid = strtol(line, &end, 10);
-
-    if (end == line || pid <= 0)
-        return 0;
-    count->all++;
-    if (pid == count->own)
-        count->own_count++;
-    return 0;
-}
-
-/* Slots with our own process id, right after opening, were left by a dead namesake (a container's pid 1, say).
- * LMDB's own check takes them for ours; closing clears them, once a transaction has made it count the slots. */
-static int tier_purge_namesakes(struct tier *tier, const char *path)
-{
-    struct slot_count count = {.own = getpid()};
-    MDB_txn *txn = NULL;
-    int dead, rc;
-
-    if ((rc = mdb_reader_check(tier->env, &dead)) != 0)
-        return rc;
-    if (mdb_reader_list(tier->env, tier_count_slot, &count) < 0 || count.own_count == 0)
-        return 0;
-    if ((rc = mdb_txn_begin(tier->env, NULL, MDB_RDONLY, &txn)) != 0)
-        return rc;
-    mdb_txn_abort(txn);
-    mdb_env_close(tier->env);
-    tier->env = NULL;
-    return tier_env_open(tier, path);
-}
-
-/* LMDB's own order of any two keys. */
-static __attribute__((noinline)) int row_compare_bytes(const MDB_val *a, const MDB_val *b)
-{
-    size_t common = a->mv_size < b->mv_size ? a->mv_size : b->mv_size;
-    int order = memcmp(a->mv_data, b->mv_data, common);
-
-    return order ? order : (a->mv_size > b->mv_size) - (a->mv_size < b->mv_size);
-}
-
-/* The same order, since others may walk the map without us; but a hit compares some seventeen keys, and all of ours
- * except the tally's begin with a hash: mostly its first word decides, and nothing is called. */
-static int row_compare(const MDB_val *a, const MDB_val *b)
-{
-    uint64_t x, y;
-
-    if (__builtin_expect(a->mv_size < HASH_SIZE || b->mv_size < HASH_SIZE, 0))
-        return row_compare_bytes(a, b);
-    x = bytes_get64_big(a->mv_data);
-    y = bytes_get64_big(b->mv_data);
-    if (__builtin_expect(x != y, 1))
-        return x < y ? -1 : 1;
-    return row_compare_bytes(a, b);
-}
-
-/* Read a little of everything, so that a damaged tree shows now. */
-static int tier_probe(struct tier *tier)
-{
-    MDB_txn *txn = NULL;
-    MDB_cursor *cursor = NULL;
-    MDB_envinfo info;
-    MDB_val key, row;
-    MDB_stat stat;
-    int rc;
-
-    if ((rc = mdb_txn_begin(tier->env, NULL, MDB_RDONLY, &txn)) != 0)
-        return rc;
-    if ((rc = mdb_dbi_open(txn, NULL, 0, &tier->dbi)) != 0 ||
-        (rc = mdb_set_compare(txn, tier->dbi, row_compare)) != 0 || (rc = mdb_stat(txn, tier->dbi, &stat)) != 0 ||
-        (rc = mdb_cursor_open(txn, tier->dbi, &cursor)) != 0)
-        goto out;
-    tier->page_size = stat.ms_psize;
-    rc = mdb_cursor_get(cursor, &key, &row, MDB_FIRST);
-    if (rc == 0)
-        rc = mdb_cursor_get(cursor, &key, &row, MDB_LAST);
-    if (rc == MDB_NOTFOUND)
-        rc = stat.ms_entries ? MDB_CORRUPTED : 0;
-    if (rc == 0 && (rc = mdb_env_info(tier->env, &info)) == 0 && info.me_mapsize != tier->map_size)
-        rc = MDB_INVALID;
-out:
-    mdb_cursor_close(cursor);
-    mdb_txn_abort(txn);
-    return rc;
-}
-
-/* Open the environment on a checked path and make sure that it works. */
-static freshet_result tier_open_env(struct tier *tier, const char *path, const char *lock_path, bool *ret_damaged)
-{
-    struct stat st;
+    struct tier *tier = calloc(1, sizeof *tier);
+    char *path = NULL;
     freshet_result result;
-    int rc;
-
-    if ((rc = tier_env_open(tier, path)) != 0 || (rc = tier_purge_namesakes(tier, path)) != 0)
-        goto failed;
-    if ((result = tier_note_fds(tier, path, lock_path)) != FRESHET_OK)
-        return result;
-    /* Sparse: takes no memory, but no page of the mapping is beyond the end any more. */
-    if (fstat(tier->fds[FD_DATA], &st) != 0 ||
-        ((uint64_t)st.st_size < tier->map_size && ftruncate(tier->fds[FD_DATA], (off_t)tier->map_size) != 0))
-        return fail(errno == ENOSPC ? FRESHET_ENOSPC : FRESHET_EIO, "%s: cannot give it %llu bytes: %s", path,
-                    (unsigned long long)tier->map_size, strerror(errno));
-    if ((rc = tier_probe(tier)) == 0)
-        return FRESHET_OK;
-failed:
-    if (rc == EAGAIN)
-        return fail(FRESHET_EIO,
-                    "%s: a process with this one's id uses it: give the containers that share it one PID namespace",
-                    path);
-    *ret_damaged = rc == MDB_INVALID || rc == MDB_VERSION_MISMATCH || rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND ||
-                   rc == MDB_INCOMPATIBLE;
-    return tier_result(tier, rc, "opening the map");
-}
-
-freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation, uint64_t map_size,
-                         uint64_t limit, bool *ret_damaged)
-{
-    struct tier *tier = NULL;
-    char *path = NULL, *lock_path = NULL;
-    freshet_result result = FRESHET_ENOMEM;
 
     *ret_damaged = false;
-    if (asprintf(&path, "%s/map-%016llx", dir_path, (unsigned long long)generation) < 0)
+    if (tier && asprintf(&path, "%s/map-%016llx-index", dir_path, (unsigned long long)generation) < 0)
         path = NULL;
-    if (!path || asprintf(&lock_path, "%s-lock", path) < 0)
-        lock_path = NULL;
-    if (lock_path)
-        tier = aligned_alloc(_Alignof(struct tier), sizeof *tier);
-    if (!tier) {
-        fail(FRESHET_ENOMEM, "no memory to open the map in %s", dir_path);
-        goto out;
-    }
-    memset(tier, 0, sizeof *tier);
-    tier->map_size = map_size - map_size % (uint64_t)sysconf(_SC_PAGESIZE);
-    tier->limit = limit;
-    tier->generation = generation;
-    tier->fds[FD_DATA] = tier->fds[FD_META] = tier->fds[FD_LOCK] = -1;
-    tier_unlink_condemned(path, lock_path, generation);
-    result = tier_check_file(path, lock_path, tier->map_size, ret_damaged);
-    if (result == FRESHET_OK)
-        result = tier_open_env(tier, path, lock_path, ret_damaged);
-    if (result == FRESHET_OK) {
-        *ret_tier = tier;
-    } else {
-        mdb_env_close(tier->env);
+    if (!path) {
         free(tier);
+        return fail(FRESHET_ENOMEM, "no memory to open the tier in %s", dir_path);
     }
-out:
+    tier->space = *space;
+    tier->size = size;
+    tier->limit = limit;
+    result = map_open(&tier->map, dir_path, generation, index_leaves(size), ret_damaged);
+    if (result == FRESHET_OK) {
+        tier->pages = (uint32_t)(tier->map->size / MAP_PAGE);
+        result = tier_open_index(tier, path, ret_damaged);
+        if (result != FRESHET_OK)
+            map_close(tier->map);
+    }
     free(path);
-    free(lock_path);
+    if (result == FRESHET_OK)
+        *ret_tier = tier;
+    else
+        free(tier);
     return result;
-}
-
-/* Forget a reader that was taken, whatever becomes of its transaction. */
-static void reader_forget(struct tier_reader *reader)
-{
-    mdb_cursor_close(reader->cursor);
-    if (reader->slot)
-        atomic_store_explicit(&reader->slot->reader, NULL, memory_order_relaxed);
-    free(reader);
-}
-
-static void reader_free(struct tier_reader *reader)
-{
-    MDB_txn *txn = reader->txn;
-
-    reader_forget(reader);
-    mdb_txn_abort(txn);
 }
 
 void tier_close(struct tier *tier)
 {
-    bool unlinked = false;
-
     if (!tier)
         return;
-    if (!tier_owns_descriptors(tier, &unlinked)) { /* closing would close somebody else's */
-        tier_abandon(tier);
-        return;
-    }
-    for (unsigned i = 0; i < POOL_SLOTS; i++) {
-        struct tier_reader *reader = atomic_load(&tier->pool[i].reader);
-
-        if (reader && reader != &reader_away)
-            reader_free(reader);
-    }
-    mdb_env_close(tier->env);
+    map_close(tier->map);
+    index_close(&tier->index);
+    free(tier->written);
+    free(tier->fills);
+    free(tier->scratch);
     free(tier);
 }
 
 void tier_abandon(struct tier *tier)
 {
-    bool unlinked;
+    if (tier)
+        map_abandon(tier->map);
+}
 
-    if (!tier)
-        return;
-    atomic_store_explicit(&tier->failed, true, memory_order_release);
-    for (int i = 0; i < FD_COUNT; i++) {
-        if (fd_is(tier->fds[i], &tier->files[i], &unlinked))
-            close(tier->fds[i]);
-        tier->fds[i] = -1;
-    }
+bool tier_intact(const struct tier *tier)
+{
+    return map_intact(tier->map);
 }
 
 int tier_reader_check(struct tier *tier)
 {
-    int dead = 0;
-
-    /* Asked through a descriptor that is not the lock file any more, the kernel would call every reader dead. */
-    if (!tier_intact(tier) || mdb_reader_check(tier->env, &dead) != 0)
-        return 0;
-    return dead;
+    return map_reader_check(tier->map);
 }
 
-/* ---- the pool of read transactions ---- */
-
-static _Thread_local unsigned reader_thread __attribute__((tls_model("initial-exec")));
-static _Atomic unsigned reader_threads;
-
-/* Where this thread looks first. */
-static inline unsigned reader_home(void)
+uint64_t tier_size(const struct tier *tier)
 {
-    if (__builtin_expect(reader_thread == 0, 0))
-        reader_thread = atomic_fetch_add_explicit(&reader_threads, 1, memory_order_relaxed) % POOL_SLOTS + 1;
-    return reader_thread - 1;
+    return tier->size;
 }
 
-static inline struct tier_reader *pool_take(struct tier *tier, unsigned tries)
+bool tier_disk_full(const struct tier *tier)
 {
-    unsigned home = reader_home();
-
-    for (unsigned i = 0; i < tries; i++) {
-        struct tier_slot *slot = &tier->pool[(home + i) % POOL_SLOTS];
-        struct tier_reader *reader = atomic_load_explicit(&slot->reader, memory_order_relaxed);
-
-        if (reader && reader != &reader_away &&
-            atomic_compare_exchange_strong_explicit(&slot->reader, &reader, &reader_away, memory_order_acquire,
-                                                    memory_order_relaxed))
-            return reader;
-    }
-    return NULL;
+    return atomic_load_explicit(&tier->map->full, memory_order_relaxed);
 }
 
-/* A place for a new reader; where there is none, end it. */
-static __attribute__((noinline)) void pool_settle(struct tier *tier, struct tier_reader *reader)
+/* ---- a record's bytes ---- */
+
+/* A sheet's bytes in the map, by its slot in the table; NULL: there can be none. */
+static inline const uint8_t *sheet_at(const struct tier *tier, uint32_t log, uint32_t slot)
 {
-    unsigned home = reader_home();
+    uint32_t page = log < TIER_LOGS ? atomic_load_explicit(&tier->index.sheets[log][slot], memory_order_acquire) : 0;
 
-    for (unsigned i = 0; i < POOL_TRIES; i++) {
-        struct tier_reader *none = NULL;
-
-        reader->slot = &tier->pool[(home + i) % POOL_SLOTS];
-        if (atomic_compare_exchange_strong_explicit(&reader->slot->reader, &none, reader, memory_order_release,
-                                                    memory_order_relaxed))
-            return;
-    }
-    reader->slot = NULL;
-    reader_free(reader);
+    if (page < 2 || page >= tier->pages)
+        return NULL;
+    return tier->map->base + (uint64_t)page * MAP_PAGE + MAP_HEAD;
 }
 
-/* Keep a reset transaction for the next one.  Its place was kept for it, so it goes back without asking. */
-static inline void pool_give(struct tier *tier, struct tier_reader *reader)
-{
-    if (__builtin_expect(reader->slot != NULL, 1))
-        atomic_store_explicit(&reader->slot->reader, reader, memory_order_release);
-    else
-        pool_settle(tier, reader);
-}
-
-/* A transaction of one's own; when LMDB's table is full, after clearing out the dead, one of anybody's. */
-static freshet_result reader_begin(struct tier *tier, struct tier_reader **ret_reader)
-{
-    struct tier_reader *reader = calloc(1, sizeof *reader);
-    int rc;
-
-    if (!reader)
-        return fail(FRESHET_ENOMEM, "no memory to read the map");
-    rc = mdb_txn_begin(tier->env, NULL, MDB_RDONLY, &reader->txn);
-    if (rc == MDB_READERS_FULL && tier_reader_check(tier) > 0)
-        rc = mdb_txn_begin(tier->env, NULL, MDB_RDONLY, &reader->txn);
-    if (rc == 0) {
-        *ret_reader = reader;
-        return FRESHET_OK;
-    }
-    free(reader);
-    if (rc == MDB_READERS_FULL && (reader = pool_take(tier, POOL_SLOTS))) {
-        if ((rc = mdb_txn_renew(reader->txn)) == 0) {
-            *ret_reader = reader;
-            return FRESHET_OK;
-        }
-        reader_free(reader);
-    }
-    return tier_result(tier, rc, "beginning to read");
-}
-
-/* A pooled transaction would not go on.  A slot that is not ours any more must not be written to, as ending the
- * transaction would: that little memory is left. */
-static freshet_result reader_refused(struct tier *tier, struct tier_reader *reader, int rc,
-                                     struct tier_reader **ret_reader)
-{
-    if (rc == MDB_BAD_RSLOT)
-        reader_forget(reader);
-    else
-        reader_free(reader);
-    if (rc == MDB_BAD_RSLOT && !tier_intact(tier))
-        return tier_result(tier, rc, "going on reading");
-    return reader_begin(tier, ret_reader);
-}
-
-/* A snapshot of now. */
-static inline freshet_result tier_enter(struct tier *tier, struct tier_reader **ret_reader)
-{
-    struct tier_reader *reader;
-    int rc;
-
-    if (__builtin_expect(atomic_load_explicit(&tier->failed, memory_order_relaxed), 0))
-        return fail(FRESHET_EIO, "the map has failed and waits to be opened again");
-    reader = pool_take(tier, POOL_TRIES);
-    if (!reader)
-        return reader_begin(tier, ret_reader);
-    if (__builtin_expect((rc = mdb_txn_renew(reader->txn)) != 0, 0))
-        return reader_refused(tier, reader, rc, ret_reader);
-    *ret_reader = reader;
-    return FRESHET_OK;
-}
-
-static inline void tier_leave(struct tier *tier, struct tier_reader *reader)
-{
-    mdb_txn_reset(reader->txn);
-    pool_give(tier, reader);
-}
-
-/* ---- rows ---- */
-
-static void chunk_key(uint8_t key[CHUNK_KEY_SIZE], const uint8_t hash[16], uint32_t number)
-{
-    memcpy(key, hash, HASH_SIZE);
-    for (int i = 0; i < 4; i++)
-        key[HASH_SIZE + i] = (uint8_t)(number >> (24 - 8 * i));
-}
-
-/* Bytes of key and value that the head row has room for. */
-static inline uint32_t record_room(const struct record *record)
-{
-    return TIER_ROW - record_head_size(record);
-}
-
-/* Bytes of key and value: what is spread over the rows. */
-static uint64_t record_bytes(const struct record *record)
-{
-    return (uint64_t)record->key_size + record->value_size;
-}
-
-/* Rows behind the head. */
-static uint64_t record_chunks(const struct record *record)
-{
-    uint64_t bytes = record_bytes(record), room = record_room(record);
-
-    return bytes <= room ? 0 : (bytes - room + TIER_ROW - 1) / TIER_ROW;
-}
-
-uint64_t tier_pages(const struct record *record)
-{
-    uint64_t rows = record_chunks(record) + 1;
-
-    return rows + rows / 64 + 3;
-}
-
-bool tier_next_hash(uint8_t hash[16])
-{
-    for (unsigned i = HASH_SIZE; i-- > 0;)
-        if (++hash[i] != 0)
-            return true;
-    return false;
-}
-
-/* Is it a head row whose sizes agree? */
-static inline bool head_decode(const struct tier *tier, const MDB_val *row, struct record *ret_record)
-{
-    uint64_t bytes, room;
-
-    if (row->mv_size < RECORD_HEAD_SIZE || row->mv_size > TIER_ROW ||
-        !record_decode(ret_record, row->mv_data, row->mv_size, tier->limit))
-        return false;
-    bytes = record_bytes(ret_record);
-    room = record_room(ret_record);
-    return row->mv_size == TIER_ROW - room + (bytes < room ? bytes : room);
-}
-
-/* Bytes of key and value as they come, row by row: the key is compared (or copied), the value copied. */
-struct taking {
-    const uint8_t *compare; /* the key wanted, or NULL */
-    uint8_t *key_to;        /* where a copy of the key goes, or NULL */
-    uint8_t *value_to;      /* or NULL */
-    uint64_t key_size, end; /* of key + value that are wanted */
-    uint64_t at;
+/* Where a record's key and value lie: from `at` on its sheet, `left` bytes in all, going on over the next ones. */
+struct run {
+    const struct tier *tier;
+    const uint8_t *sheet;
+    uint32_t at, end; /* on this sheet */
+    uint32_t log;
+    uint64_t number, left;
 };
 
-/* Take the next `size` bytes; false: another key. */
-static bool taking_take(struct taking *taking, const uint8_t *bytes, size_t size)
+/* The next stretch of the run, up to `most` bytes; NULL: damaged. */
+static const uint8_t *run_take(struct run *run, uint64_t most, uint32_t *ret_size)
 {
-    uint64_t at = taking->at;
-    size_t of_key = at >= taking->key_size ? 0 : taking->key_size - at < size ? (size_t)(taking->key_size - at) : size;
+    const uint8_t *bytes;
+    struct sheet sheet;
 
-    if (of_key && taking->compare && memcmp(taking->compare + at, bytes, of_key) != 0)
-        return false;
-    if (of_key && taking->key_to)
-        memcpy(taking->key_to + at, bytes, of_key);
-    if (taking->value_to && size > of_key)
-        memcpy(taking->value_to + (at + of_key - taking->key_size), bytes + of_key, size - of_key);
-    taking->at += size;
+    if (run->at == run->end) {
+        uint32_t slot = (uint32_t)(run->number + 1) & run->tier->index.sheet_mask;
+        const uint8_t *next = sheet_at(run->tier, run->log, slot);
+
+        if (!next || !sheet_decode(&sheet, next) || sheet.log != run->log || sheet.number != run->number + 1)
+            return NULL;
+        run->number++;
+        run->sheet = next;
+        run->at = SHEET_HEAD;
+        run->end = run->left < sheet.used - SHEET_HEAD ? SHEET_HEAD + (uint32_t)run->left : sheet.used;
+        if (run->at == run->end)
+            return NULL;
+    }
+    bytes = run->sheet + run->at;
+    *ret_size = run->end - run->at < most ? run->end - run->at : (uint32_t)most;
+    run->at += *ret_size;
+    run->left -= *ret_size;
+    return bytes;
+}
+
+/* Copy the next `size` bytes out. */
+static bool run_copy(struct run *run, uint8_t *to, uint64_t size)
+{
+    while (size > 0) {
+        uint32_t here;
+        const uint8_t *bytes = run_take(run, size, &here);
+
+        if (!bytes)
+            return false;
+        memcpy(to, bytes, here);
+        to += here;
+        size -= here;
+    }
     return true;
 }
 
-/* Go on through the rows behind the head until `end`.  FRESHET_MISS: damaged, or another key. */
-static freshet_result taking_chunks(struct taking *taking, struct tier *tier, MDB_cursor *cursor,
-                                    const uint8_t hash[16], const struct record *record)
+static bool run_equals(struct run *run, const uint8_t *with, uint64_t size)
 {
-    uint64_t bytes = record_bytes(record);
+    while (size > 0) {
+        uint32_t here;
+        const uint8_t *bytes = run_take(run, size, &here);
 
-    for (uint32_t number = 1; taking->at < taking->end; number++) {
-        uint8_t wanted[CHUNK_KEY_SIZE];
-        MDB_val key = {CHUNK_KEY_SIZE, wanted}, row;
-        uint64_t left = bytes - taking->at;
-        int rc;
-
-        chunk_key(wanted, hash, number);
-        rc = mdb_cursor_get(cursor, &key, &row, number == 1 ? MDB_SET_KEY : MDB_NEXT);
-        if (rc != 0)
-            return tier_result(tier, rc, "reading a row");
-        if (key.mv_size != CHUNK_KEY_SIZE || memcmp(key.mv_data, wanted, CHUNK_KEY_SIZE) != 0 ||
-            row.mv_size != (left < TIER_ROW ? left : TIER_ROW) || !taking_take(taking, row.mv_data, row.mv_size))
-            return FRESHET_MISS;
+        if (!bytes || memcmp(bytes, with, here) != 0)
+            return false;
+        with += here;
+        size -= here;
     }
-    return FRESHET_OK;
+    return true;
+}
+
+/* The head at `at` of a sheet; its run of key and value.  False: none of ours. */
+static inline bool run_open(struct run *run, const struct tier *tier, const uint8_t *bytes, const struct sheet *sheet,
+                            uint32_t at, struct record *ret_record, uint32_t *ret_head)
+{
+    uint64_t size;
+
+    *ret_head = record_decode(ret_record, &sheet->base, bytes + at, sheet->used - at, tier->limit);
+    if (*ret_head == 0)
+        return false;
+    size = ret_record->key_size + ret_record->value_size;
+    at += *ret_head;
+    *run = (struct run){tier, bytes, at, sheet->used, sheet->log, sheet->number, size};
+    if (size < run->end - at)
+        run->end = at + (uint32_t)size;
+    return true;
+}
+
+/* The record at a place. */
+static inline bool place_open(struct run *run, const struct tier *tier, uint64_t place, struct record *ret_record,
+                              uint32_t *ret_head)
+{
+    uint32_t log = place_log(place), slot = place_sheet(&tier->index, place), at = place_offset(place);
+    const uint8_t *bytes = sheet_at(tier, log, slot);
+    struct sheet sheet;
+
+    if (!bytes)
+        return false;
+    __builtin_prefetch(bytes + at);
+    __builtin_prefetch(bytes + at + 64);
+    if (!sheet_decode(&sheet, bytes) || sheet.log != log || (sheet.number & tier->index.sheet_mask) != slot ||
+        at < SHEET_HEAD || at >= sheet.used)
+        return false;
+    return run_open(run, tier, bytes, &sheet, at, ret_record, ret_head);
 }
 
 /* ---- reading ---- */
 
-/* The reader's cursor, fit for its present snapshot. */
-static freshet_result reader_cursor(struct tier *tier, struct tier_reader *reader)
+/* How far the log of a place was indexed when the copy began: what lies before it is on sheets that are never written
+ * again. */
+static inline uint64_t log_indexed(const struct tier *tier, uint32_t log)
 {
-    int rc = reader->cursor ? mdb_cursor_renew(reader->txn, reader->cursor)
-                            : mdb_cursor_open(reader->txn, tier->dbi, &reader->cursor);
-
-    return rc == 0 ? FRESHET_OK : tier_result(tier, rc, "reading a row");
+    return log < TIER_LOGS ? atomic_load_explicit(&tier->index.words[INDEX_INDEXED + log], memory_order_acquire)
+                           : 0;
 }
 
-/* A record of several rows. */
-static __attribute__((noinline)) freshet_result read_rows(struct tier *tier, struct tier_reader *reader,
-                                                          const struct key *key, const struct record *record,
-                                                          const MDB_val *head, freshet_buf *buf)
+/* After the copy: do the slot and the table still lead to where it was taken from, and did they all along? */
+static inline bool run_still_there(const struct run *run, const struct index_probe *probe, uint64_t indexed)
 {
-    struct taking taking = {.compare = key->data, .key_size = key->size, .end = key->size};
-    const uint8_t *here = (const uint8_t *)head->mv_data + record_head_size(record);
-    uint32_t room = record_room(record);
-    freshet_result result;
+    uint64_t word = probe->word;
 
-    if (!taking_take(&taking, here, key->size < room ? key->size : room))
-        return FRESHET_MISS; /* before memory is asked for */
-    taking.at = 0;
-    if (buf) {
-        if ((result = buf_reserve(buf, record->value_size)) != FRESHET_OK)
-            return result;
-        taking.value_to = buf->data;
-        taking.end = record_bytes(record);
-    }
-    (void)taking_take(&taking, here, room);
-    if (taking.at >= taking.end)
-        return FRESHET_OK;
-    if ((result = reader_cursor(tier, reader)) != FRESHET_OK)
-        return result;
-    result = taking_chunks(&taking, tier, reader->cursor, key->hash, record);
-    /* A host program that closed LMDB's lock file has let go of our place among the readers: pages may have been used
-     * again under the copy, which takes long enough for that here. */
-    return result == FRESHET_OK && !tier_intact(tier) ? FRESHET_MISS : result;
+    atomic_thread_fence(memory_order_acquire); /* the copy is behind us, on every machine */
+    return atomic_load_explicit(index_slot(probe), memory_order_relaxed) == word &&
+           sheet_at(run->tier, run->log, (uint32_t)run->number & run->tier->index.sheet_mask) == run->sheet &&
+           sheet_number(run->sheet) == run->number &&
+           (run->number < indexed >> INDEXED_BITS || log_indexed(run->tier, run->log) == indexed);
 }
 
-/* In the snapshot: find, check, compare, copy. */
-static inline freshet_result read_record(struct tier *tier, struct tier_reader *reader, const struct key *key,
-                                         struct record *ret_record, freshet_buf *buf)
+/* Is it the key's?  Then copy the value.  FRESHET_MISS: it is not, or it is gone. */
+static inline freshet_result place_read(const struct tier *tier, const struct index_probe *probe,
+                                        const struct key *key, struct record *ret_record, freshet_buf *buf)
 {
-    MDB_val hash = {HASH_SIZE, (void *)(uintptr_t)key->hash}, row;
-    const uint8_t *data;
+    uint64_t indexed = log_indexed(tier, place_log(probe->word));
     freshet_result result;
-    int rc = mdb_get(reader->txn, tier->dbi, &hash, &row);
+    struct run run;
+    uint32_t head;
 
-    if (rc != 0)
-        return rc == MDB_NOTFOUND ? FRESHET_MISS : tier_result(tier, rc, "reading a record");
-    __builtin_prefetch((const uint8_t *)row.mv_data + 64); /* the head's check takes long enough for the rest to come */
-    __builtin_prefetch((const uint8_t *)row.mv_data + 128);
-    __builtin_prefetch((const uint8_t *)row.mv_data + row.mv_size - 1);
-    if (!head_decode(tier, &row, ret_record) || ret_record->key_size != key->size)
+    if (!place_open(&run, tier, probe->word & PLACE_MASK, ret_record, &head) || ret_record->key_size != key->size)
         return FRESHET_MISS;
-    if (__builtin_expect(record_bytes(ret_record) > record_room(ret_record), 0)) {
-        result = read_rows(tier, reader, key, ret_record, &row, buf);
-        if (result != FRESHET_OK)
-            return result;
-    } else {
-        data = (const uint8_t *)row.mv_data + record_head_size(ret_record);
-        if (memcmp(data, key->data, key->size) != 0)
+    if (__builtin_expect(run.end - run.at == run.left, 1)) { /* all on one sheet */
+        const uint8_t *bytes = run.sheet + run.at;
+
+        if (memcmp(bytes, key->data, key->size) != 0)
             return FRESHET_MISS;
         if (buf && (result = buf_reserve(buf, ret_record->value_size)) != FRESHET_OK)
             return result;
         if (buf && ret_record->value_size)
-            memcpy(buf->data, data + key->size, ret_record->value_size);
+            memcpy(buf->data, bytes + key->size, ret_record->value_size);
+    } else {
+        if (!run_equals(&run, key->data, key->size))
+            return FRESHET_MISS; /* before memory is asked for */
+        if (buf && (result = buf_reserve(buf, ret_record->value_size)) != FRESHET_OK)
+            return result;
+        if (buf && !run_copy(&run, buf->data, ret_record->value_size))
+            return FRESHET_MISS;
     }
     if (buf)
         buf->size = ret_record->value_size;
-    return FRESHET_OK;
+    return run_still_there(&run, probe, indexed) ? FRESHET_OK : FRESHET_MISS;
+}
+
+/* Find the key; once more when its slot, or the table, moved under our eyes. */
+static inline freshet_result index_read(const struct tier *tier, const struct key *key, struct record *ret_record,
+                                        freshet_buf *buf)
+{
+    for (uint32_t round = 0; round < READ_ROUNDS; round++) {
+        struct index_probe probe;
+        bool again = false;
+
+        index_begin(&probe, &tier->index, key);
+        while (index_next(&probe)) {
+            freshet_result result = place_read(tier, &probe, key, ret_record, buf);
+
+            if (__builtin_expect(result == FRESHET_OK, 1))
+                policy_touch(index_touched(&probe));
+            if (result != FRESHET_MISS)
+                return result;
+            again = true; /* it moved under our eyes, or, rarely, it is another key of the same tag */
+        }
+        if (!again && index_shape(&tier->index) == probe.shape)
+            break;
+    }
+    if (buf)
+        buf->size = 0;
+    return FRESHET_MISS;
 }
 
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf)
 {
-    struct tier_reader *reader;
     struct record record;
     freshet_result result;
 
     if (buf)
         buf->size = 0; /* also: nothing that growing would have to keep */
-    result = tier_enter(tier, &reader);
-    if (__builtin_expect(result != FRESHET_OK, 0))
-        return result;
-    result = read_record(tier, reader, key, &record, buf);
-    tier_leave(tier, reader);
+    if (__builtin_expect(atomic_load_explicit(&tier->map->failed, memory_order_relaxed), 0))
+        return fail(FRESHET_EIO, "the map has failed and waits to be opened again");
+    result = index_read(tier, key, &record, buf);
     if (result == FRESHET_OK)
         record_copy(ret_record, &record);
     return result;
 }
 
-/* ---- walking ---- */
-
-struct each_entry {
-    uint8_t hash[HASH_SIZE];
-    struct record record;
-    size_t key_at; /* in the batch's keys */
-};
-
-struct each_batch {
-    struct each_entry entries[EACH_BATCH];
-    uint32_t count;
-    uint8_t next[HASH_SIZE]; /* where the walk goes on */
-    bool more;
-    size_t keys_used;
-    uint8_t keys[EACH_KEYS];
-};
-
-/* Copy one head and its key; FRESHET_MISS where it is damaged. */
-static freshet_result each_take(struct each_batch *batch, struct tier *tier, struct tier_reader *reader,
-                                const uint8_t hash[16], const MDB_val *row)
+const void *tier_place(const struct tier *tier, const struct key *key)
 {
-    struct each_entry *entry = &batch->entries[batch->count];
-    struct taking taking = {.key_to = batch->keys + batch->keys_used};
-    freshet_result result = FRESHET_OK;
-    size_t head;
+    return &tier->index.buckets[index_bucket_at(&tier->index, index_shape(&tier->index), index_first_hash(key))];
+}
 
-    if (!head_decode(tier, row, &entry->record) || entry->record.key_size > FRESHET_KEY_MAX)
-        return FRESHET_MISS;
-    taking.key_size = taking.end = entry->record.key_size;
-    head = record_head_size(&entry->record);
-    taking_take(&taking, (const uint8_t *)row->mv_data + head, row->mv_size - head);
-    if (taking.at < taking.end)
-        result = taking_chunks(&taking, tier, reader->cursor, hash, &entry->record);
-    if (result != FRESHET_OK)
-        return result;
-    memcpy(entry->hash, hash, HASH_SIZE);
-    entry->key_at = batch->keys_used;
-    batch->keys_used += entry->record.key_size;
-    batch->count++;
+/* ---- in place ---- */
+
+/* The rest of a run as pieces. */
+static freshet_result view_take(struct tier_view *view, struct run *run)
+{
+    size_t room = sizeof view->some / sizeof *view->some;
+    freshet_piece *pieces = view->some;
+
+    if (run->left > (room - 1) * SHEET_ROOM) {
+        room = (size_t)(run->left / SHEET_ROOM) + 2;
+        if (!(view->own = pieces = malloc(room * sizeof *pieces)))
+            return fail(FRESHET_ENOMEM, "no memory to lend a value of %llu bytes", (unsigned long long)run->left);
+    }
+    view->pieces = pieces;
+    while (run->left > 0) {
+        uint32_t size;
+        const uint8_t *bytes = run_take(run, run->left, &size);
+
+        if (!bytes || view->count == room)
+            return FRESHET_MISS;
+        pieces[view->count++] = (freshet_piece){bytes, size};
+    }
     return FRESHET_OK;
 }
 
-/* Fill the batch from `next` on, in one snapshot.  The next head is found by its hash: rows of a large record in
- * between are stepped over. */
-static freshet_result each_fill(struct each_batch *batch, struct tier *tier, struct tier_reader *reader)
+/* The snapshot is taken first, so whatever the index leads to from then on is not written over until it ends. */
+freshet_result tier_view(struct tier *tier, const struct key *key, struct record *ret_record,
+                         struct tier_view *ret_view)
 {
-    freshet_result result = reader_cursor(tier, reader);
+    struct index_probe probe;
+    freshet_result result;
 
-    batch->count = 0;
-    batch->keys_used = 0;
-    for (uint32_t seen = 0; result == FRESHET_OK && batch->more && seen < EACH_BATCH; seen++) {
-        MDB_val key = {HASH_SIZE, batch->next}, row;
-        uint8_t hash[HASH_SIZE];
-        int rc = mdb_cursor_get(reader->cursor, &key, &row, MDB_SET_RANGE);
+    *ret_view = (struct tier_view){0};
+    if ((result = map_enter(tier->map, &ret_view->reader)) != FRESHET_OK)
+        return result;
+    result = FRESHET_MISS;
+    index_begin(&probe, &tier->index, key);
+    while (result == FRESHET_MISS && index_next(&probe)) {
+        uint64_t indexed = log_indexed(tier, place_log(probe.word));
+        struct run run;
+        uint32_t head;
 
-        if (rc == MDB_NOTFOUND) {
-            batch->more = false;
-            break;
-        }
-        if (rc != 0)
-            return tier_result(tier, rc, "walking the records");
-        if (batch->keys_used + FRESHET_KEY_MAX > EACH_KEYS)
-            break;
-        if (key.mv_size < HASH_SIZE)
-            return FRESHET_OK; /* cannot be: nothing shorter sorts behind a hash that was asked for */
-        memcpy(hash, key.mv_data, HASH_SIZE);
-        if (key.mv_size == HASH_SIZE)
-            result = each_take(batch, tier, reader, hash, &row);
-        if (result == FRESHET_MISS)
-            result = FRESHET_OK;
-        memcpy(batch->next, hash, HASH_SIZE);
-        batch->more = tier_next_hash(batch->next);
+        ret_view->count = 0;
+        free(ret_view->own);
+        ret_view->own = NULL;
+        if (place_open(&run, tier, probe.word & PLACE_MASK, ret_record, &head) && ret_record->key_size == key->size &&
+            run_equals(&run, key->data, key->size) && (result = view_take(ret_view, &run)) == FRESHET_OK &&
+            !run_still_there(&run, &probe, indexed))
+            result = FRESHET_MISS;
+        if (result == FRESHET_OK)
+            policy_touch(index_touched(&probe));
     }
+    if (result != FRESHET_OK)
+        tier_view_end(tier, ret_view);
     return result;
 }
 
-freshet_result tier_each(struct tier *tier, tier_each_fn fn, void *arg)
+void tier_view_end(struct tier *tier, struct tier_view *view)
 {
-    struct each_batch *batch = malloc(sizeof *batch);
-    freshet_result result = FRESHET_OK;
+    map_leave(tier->map, view->reader);
+    free(view->own);
+}
 
-    if (!batch)
-        return fail(FRESHET_ENOMEM, "no memory to walk the records");
-    memset(batch->next, 0, sizeof batch->next);
-    batch->more = true;
-    while (batch->more && result == FRESHET_OK) {
-        struct tier_reader *reader;
+/* ---- rows ---- */
 
-        if ((result = tier_enter(tier, &reader)) != FRESHET_OK)
-            break;
-        result = each_fill(batch, tier, reader);
-        tier_leave(tier, reader);
-        for (uint32_t i = 0; i < batch->count && result == FRESHET_OK; i++)
-            if (!fn(batch->entries[i].hash, &batch->entries[i].record, batch->keys + batch->entries[i].key_at, arg)) {
-                batch->more = false;
-                break;
-            }
-    }
-    free(batch);
-    return result;
+static void sheet_key(uint8_t key[KEY_SIZE], uint32_t log, uint64_t number)
+{
+    uint64_t word = (uint64_t)(log + 1) << NUMBER_BITS | number;
+
+    for (int i = 0; i < 8; i++)
+        key[i] = (uint8_t)(word >> (56 - 8 * i));
+}
+
+/* The log and number of a row; false: none of a log's. */
+static bool sheet_key_read(const MDB_val *key, uint32_t *ret_log, uint64_t *ret_number)
+{
+    uint64_t word;
+
+    if (key->mv_size != KEY_SIZE)
+        return false;
+    word = bytes_get64_big(key->mv_data);
+    *ret_log = (uint32_t)(word >> NUMBER_BITS) - 1;
+    *ret_number = word & ((UINT64_C(1) << NUMBER_BITS) - 1);
+    return *ret_log < TIER_LOGS;
+}
+
+/* The first sheet of a log at or after a number.  MDB_NOTFOUND: none. */
+static int sheet_find(MDB_cursor *cursor, uint32_t log, uint64_t number, uint64_t *ret_number,
+                      const uint8_t **ret_bytes)
+{
+    uint8_t bytes[KEY_SIZE];
+    MDB_val key = {KEY_SIZE, bytes}, row;
+    uint32_t found;
+    int rc;
+
+    sheet_key(bytes, log, number);
+    if ((rc = mdb_cursor_get(cursor, &key, &row, MDB_SET_RANGE)) != 0)
+        return rc;
+    if (!sheet_key_read(&key, &found, ret_number) || found != log)
+        return MDB_NOTFOUND;
+    if (row.mv_size != SHEET_SIZE || *ret_number == 0 || *ret_number > NUMBER_MOST)
+        return MDB_CORRUPTED;
+    *ret_bytes = row.mv_data;
+    return 0;
+}
+
+/* The last sheet of a log; MDB_NOTFOUND: none. */
+static int sheet_find_last(MDB_cursor *cursor, uint32_t log, uint64_t *ret_number)
+{
+    uint8_t bytes[KEY_SIZE];
+    MDB_val key = {KEY_SIZE, bytes}, row;
+    uint32_t found;
+    int rc;
+
+    sheet_key(bytes, log + 1, 0);
+    rc = mdb_cursor_get(cursor, &key, &row, MDB_SET_RANGE);
+    if (rc == 0)
+        rc = mdb_cursor_get(cursor, &key, &row, MDB_PREV);
+    else if (rc == MDB_NOTFOUND)
+        rc = mdb_cursor_get(cursor, &key, &row, MDB_LAST);
+    if (rc != 0)
+        return rc;
+    if (!sheet_key_read(&key, &found, ret_number) || found != log)
+        return MDB_NOTFOUND;
+    return *ret_number > NUMBER_MOST ? MDB_CORRUPTED : 0;
+}
+
+/* The page of a row that is in the map. */
+static uint32_t row_page(const struct tier *tier, const uint8_t *bytes)
+{
+    return (uint32_t)((uint64_t)(bytes - MAP_HEAD - tier->map->base) / MAP_PAGE);
 }
 
 /* ---- the writer's transactions ---- */
 
-/* Read the tally, once a transaction. */
-static int txn_load_tally(struct tier_txn *txn)
+static freshet_result txn_result(struct tier_txn *txn, int rc, const char *doing)
 {
-    MDB_val key = {sizeof tally_key, (void *)(uintptr_t)tally_key}, row;
-    int rc = mdb_get(txn->txn, txn->tier->dbi, &key, &row);
-
-    if (rc == 0 && row.mv_size == sizeof txn->chunks)
-        memcpy(&txn->chunks, row.mv_data, sizeof txn->chunks);
-    return rc == MDB_NOTFOUND ? 0 : rc;
+    if (rc != 0 && rc != MDB_NOTFOUND)
+        txn->spoiled = true;
+    return map_result(txn->tier->map, rc, doing);
 }
 
-static int txn_store_tally(struct tier_txn *txn)
+static freshet_result txn_no_memory(struct tier_txn *txn)
 {
-    MDB_val key = {sizeof tally_key, (void *)(uintptr_t)tally_key};
-    MDB_val row = {sizeof txn->chunks, &txn->chunks};
+    txn->spoiled = true;
+    return fail(FRESHET_ENOMEM, "no memory to write the tier");
+}
 
-    txn->tally_moved = false;
-    return mdb_put(txn->txn, txn->tier->dbi, &key, &row, 0);
+void tier_drop(struct tier_txn *txn)
+{
+    MDB_cursor *cursor;
+    MDB_txn *mdb;
+
+    if (!txn)
+        return;
+    /* Cleared first: with the abort LMDB's lock goes, and the next writer may begin in the same place. */
+    cursor = txn->cursor;
+    mdb = txn->txn;
+    txn->cursor = NULL;
+    txn->txn = NULL;
+    mdb_cursor_close(cursor);
+    mdb_txn_abort(mdb);
+}
+
+/* The lock, and where the logs begin and end. */
+static freshet_result txn_open(struct tier *tier)
+{
+    struct tier_txn *txn = &tier->writing;
+    freshet_result result;
+    MDB_txn *mdb;
+    int rc;
+
+    result = map_begin(tier->map, &mdb);
+    if (result != FRESHET_OK)
+        return result;
+    txn->tier = tier;
+    txn->txn = mdb;
+    txn->cursor = NULL;
+    txn->spoiled = false;
+    txn->owed = 0;
+    rc = mdb_cursor_open(mdb, tier->map->dbi, &txn->cursor);
+    for (uint32_t log = 0; rc == 0 && log < TIER_LOGS; log++) {
+        const uint8_t *bytes;
+
+        txn->first[log] = txn->last[log] = txn->held[log] = 0;
+        txn->open[log].loaded = txn->open[log].dirty = false;
+        if ((rc = sheet_find(txn->cursor, log, 0, &txn->first[log], &bytes)) == 0)
+            rc = sheet_find_last(txn->cursor, log, &txn->last[log]);
+        if (rc == MDB_NOTFOUND)
+            rc = 0;
+        if (txn->last[log] == 0)
+            txn->first[log] = 0;
+        txn->tail[log] = txn->first[log];
+    }
+    if (rc == 0)
+        return FRESHET_OK;
+    tier_drop(txn);
+    return map_result(tier->map, rc, "beginning to write");
+}
+
+/* ---- counting ---- */
+
+static void index_add(const struct tier *tier, enum index_word word, uint64_t n)
+{
+    (void)atomic_fetch_add_explicit(&tier->index.words[word], n, memory_order_relaxed);
+}
+
+static void index_subtract(const struct tier *tier, enum index_word word, uint64_t n)
+{
+    _Atomic uint64_t *at = &tier->index.words[word];
+    uint64_t had = atomic_load_explicit(at, memory_order_relaxed);
+
+    atomic_store_explicit(at, had > n ? had - n : 0, memory_order_relaxed);
+}
+
+/* ---- where a key stands, for the writer ---- */
+
+/* The key and hash of the record at a place; key.data is NULL. */
+static bool place_hash(void *arg, uint64_t place, struct key *ret_key)
+{
+    struct tier *tier = arg;
+    struct record record;
+    struct run run;
+    uint32_t head, here;
+    const uint8_t *bytes;
+    uint8_t *own = NULL;
+    bool good;
+
+    if (!place_open(&run, tier, place, &record, &head))
+        return false;
+    if (run.end - run.at >= record.key_size) {
+        bytes = run_take(&run, record.key_size, &here);
+    } else {
+        own = malloc(record.key_size);
+        bytes = own && run_copy(&run, own, record.key_size) ? own : NULL;
+    }
+    if ((good = bytes != NULL))
+        key_make(ret_key, &tier->space, bytes, record.key_size);
+    ret_key->data = NULL;
+    free(own);
+    return good;
+}
+
+/* The slot whose record is the key's; false: none.  *ret_record, *ret_bytes: that record and what it takes. */
+static bool slot_of_key(struct tier *tier, const struct key *key, struct record *ret_record, uint64_t *ret_bytes,
+                        struct index_probe *probe)
+{
+    struct run run;
+    uint32_t head;
+
+    index_begin(probe, &tier->index, key);
+    while (index_next(probe))
+        if (place_open(&run, tier, probe->word & PLACE_MASK, ret_record, &head) && ret_record->key_size == key->size &&
+            run_equals(&run, key->data, key->size)) {
+            *ret_bytes = sheet_bytes(head, ret_record);
+            return true;
+        }
+    return false;
+}
+
+/* The slot that leads to the place; false: none does. */
+static bool slot_of_place(const struct tier *tier, const struct key *key, uint64_t place, struct index_probe *probe)
+{
+    index_begin(probe, &tier->index, key);
+    while (index_next(probe))
+        if ((probe->word & PLACE_MASK) == place)
+            return true;
+    return false;
+}
+
+static void slot_clear(const struct tier *tier, _Atomic uint64_t *slot, uint64_t bytes)
+{
+    index_clear(slot);
+    index_subtract(tier, INDEX_RECORDS, 1);
+    index_subtract(tier, INDEX_LIVE, bytes);
+}
+
+freshet_result tier_peek(struct tier_txn *txn, const struct key *key, struct record *ret_record,
+                         struct tier_fate *ret_where)
+{
+    struct tier *tier = txn->tier;
+    struct index_probe probe;
+    struct record record;
+    uint64_t bytes;
+
+    for (uint32_t i = tier->written_count; i-- > 0;) {
+        const struct written *written = &tier->written[i];
+
+        if (written->fill && memcmp(written->key.hash, key->hash, sizeof key->hash) == 0 &&
+            written->key.size == key->size && memcmp(written->key.data, key->data, key->size) == 0) {
+            record_copy(ret_record, &tier->fills[written->fill - 1]);
+            *ret_where = (struct tier_fate){true, place_log(written->place), written->touched};
+            return FRESHET_OK;
+        }
+    }
+    if (!slot_of_key(tier, key, &record, &bytes, &probe))
+        return FRESHET_MISS;
+    record_copy(ret_record, &record);
+    *ret_where = (struct tier_fate){true, place_log(probe.word),
+                                    atomic_load_explicit(index_touched(&probe), memory_order_relaxed)};
+    return FRESHET_OK;
+}
+
+void tier_delete(struct tier_txn *txn, const struct key *key)
+{
+    struct index_probe probe;
+    struct record record;
+    uint64_t bytes;
+
+    if (slot_of_key(txn->tier, key, &record, &bytes, &probe))
+        slot_clear(txn->tier, index_slot(&probe), bytes);
+}
+
+/* ---- appending ---- */
+
+/* Write the open sheet to the map. */
+static freshet_result open_flush(struct tier_txn *txn, struct open_sheet *open)
+{
+    uint8_t name[KEY_SIZE];
+    MDB_val key = {KEY_SIZE, name}, row = {SHEET_SIZE, open->bytes};
+
+    if (!open->dirty)
+        return FRESHET_OK;
+    sheet_encode(&open->head, open->bytes);
+    sheet_key(name, open->head.log, open->head.number);
+    open->dirty = false;
+    return txn_result(txn, mdb_put(txn->txn, txn->tier->map->dbi, &key, &row, 0), "writing a sheet");
+}
+
+static void open_begin(struct open_sheet *open, uint32_t log, uint64_t number)
+{
+    open->head = (struct sheet){.log = log, .number = number, .used = SHEET_HEAD};
+    memset(open->bytes, 0, sizeof open->bytes);
+    open->loaded = open->dirty = true;
+}
+
+/* The open sheet of a log, with what the last commit left on it. */
+static freshet_result open_load(struct tier_txn *txn, uint32_t log)
+{
+    struct open_sheet *open = &txn->open[log];
+    const uint8_t *bytes;
+    uint64_t number;
+    int rc;
+
+    if (open->loaded)
+        return FRESHET_OK;
+    if (txn->last[log] == 0) {
+        open_begin(open, log, 1);
+        return FRESHET_OK;
+    }
+    if ((rc = sheet_find(txn->cursor, log, txn->last[log], &number, &bytes)) != 0)
+        return txn_result(txn, rc == MDB_NOTFOUND ? MDB_CORRUPTED : rc, "going on with a log");
+    memcpy(open->bytes, bytes, SHEET_SIZE);
+    open->loaded = true;
+    if (!sheet_decode(&open->head, open->bytes) || open->head.log != log || open->head.number != number)
+        open_begin(open, log, number + 1); /* damaged: nothing on it can be found */
+    return FRESHET_OK;
+}
+
+static freshet_result open_next(struct tier_txn *txn, struct open_sheet *open)
+{
+    freshet_result result = open_flush(txn, open);
+
+    if (result == FRESHET_OK)
+        open_begin(open, open->head.log, open->head.number + 1);
+    return result;
+}
+
+static freshet_result append_bytes(struct tier_txn *txn, struct open_sheet *open, const uint8_t *bytes, uint64_t size)
+{
+    freshet_result result;
+
+    while (size > 0) {
+        uint32_t here = SHEET_SIZE - open->head.used;
+
+        if (here == 0) {
+            if ((result = open_next(txn, open)) != FRESHET_OK)
+                return result;
+            continue;
+        }
+        if (size < here)
+            here = (uint32_t)size;
+        memcpy(open->bytes + open->head.used, bytes, here);
+        open->head.used += here;
+        bytes += here;
+        size -= here;
+    }
+    open->dirty = true;
+    return FRESHET_OK;
+}
+
+/* Head, key and value at the head of a log. */
+static freshet_result append(struct tier_txn *txn, uint32_t log, const struct record *record, const uint8_t *key,
+                             const uint8_t *value, uint64_t *ret_place, uint64_t *ret_number, uint64_t *ret_bytes)
+{
+    struct open_sheet *open = &txn->open[log];
+    struct record_base own = record_base_of(record);
+    uint8_t head[RECORD_HEAD_MOST];
+    freshet_result result = open_load(txn, log);
+    uint32_t size;
+
+    if (result != FRESHET_OK)
+        return result;
+    size = record_encode(record, open->head.first ? &open->head.base : &own, head);
+    if (SHEET_SIZE - open->head.used < size) { /* a head lies on one sheet */
+        if ((result = open_next(txn, open)) != FRESHET_OK)
+            return result;
+        size = record_encode(record, &own, head);
+    }
+    if (open->head.first == 0) {
+        open->head.first = open->head.used;
+        open->head.base = own;
+    }
+    *ret_place = place_make(&txn->tier->index, log, open->head.number, open->head.used);
+    *ret_number = open->head.number;
+    *ret_bytes = sheet_bytes(size, record);
+    if ((result = append_bytes(txn, open, head, size)) != FRESHET_OK ||
+        (result = append_bytes(txn, open, key, record->key_size)) != FRESHET_OK ||
+        (result = append_bytes(txn, open, value, record->value_size)) != FRESHET_OK)
+        return result;
+    open->head.used = (open->head.used + SHEET_ALIGN - 1) / SHEET_ALIGN * SHEET_ALIGN;
+    return FRESHET_OK;
+}
+
+/* Room for one more; NULL: no memory. */
+static struct written *written_next(struct tier *tier)
+{
+    if (tier->written_count == tier->written_room) {
+        uint32_t room = tier->written_room ? 2 * tier->written_room : 256;
+        struct written *grown = realloc(tier->written, room * sizeof *grown);
+
+        if (!grown)
+            return NULL;
+        tier->written = grown;
+        tier->written_room = room;
+    }
+    return &tier->written[tier->written_count];
+}
+
+static struct record *fills_next(struct tier *tier)
+{
+    if (tier->fills_count == tier->fills_room) {
+        uint32_t room = tier->fills_room ? 2 * tier->fills_room : 128;
+        struct record *grown = realloc(tier->fills, room * sizeof *grown);
+
+        if (!grown)
+            return NULL;
+        tier->fills = grown;
+        tier->fills_room = room;
+    }
+    return &tier->fills[tier->fills_count];
+}
+
+uint64_t tier_pages(const struct record *record)
+{
+    uint64_t sheets = (RECORD_HEAD_MOST + record->key_size + record->value_size) / SHEET_ROOM + 2;
+
+    return sheets + sheets / 64 + 3;
+}
+
+freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value,
+                          uint32_t log, uint8_t touched)
+{
+    struct tier *tier = txn->tier;
+    struct written *written = written_next(tier);
+    struct record *fill = fills_next(tier), old;
+    struct index_probe probe;
+    freshet_result result;
+    uint64_t bytes;
+
+    if (record->key_size != key->size || record->tag_count > RECORD_TAGS_MAX || log >= TIER_LOGS ||
+        record->key_size + record->value_size > tier->limit)
+        return fail(FRESHET_EINVAL, "a record of %llu bytes is above the tier's limit",
+                    (unsigned long long)(record->key_size + record->value_size));
+    if (!written || !fill)
+        return txn_no_memory(txn);
+    *written = (struct written){.key = *key, .touched = touched, .fill = tier->fills_count + 1};
+    if (slot_of_key(tier, key, &old, &bytes, &probe))
+        written->old = probe.word & PLACE_MASK;
+    result = append(txn, log, record, key->data, value, &written->place, &written->number, &written->bytes);
+    if (result != FRESHET_OK)
+        return result;
+    record_copy(fill, record);
+    tier->fills_count++;
+    tier->written_count++;
+    return FRESHET_OK;
+}
+
+/* ---- looking through a log ---- */
+
+/* A sheet, record by record. */
+struct leafing {
+    const struct tier *tier;
+    const uint8_t *bytes;
+    struct sheet sheet;
+    uint32_t at; /* where the next begins; 0: there is none */
+};
+
+static bool leafing_begin(struct leafing *leafing, const struct tier *tier, const uint8_t *bytes, uint32_t log,
+                          uint64_t number)
+{
+    leafing->tier = tier;
+    leafing->bytes = bytes;
+    if (!sheet_decode(&leafing->sheet, bytes) || leafing->sheet.log != log || leafing->sheet.number != number)
+        return false;
+    leafing->at = leafing->sheet.first;
+    return true;
+}
+
+/* The next record; false: that was all, or the rest is damaged. */
+static bool leafing_next(struct leafing *leafing, struct run *ret_run, struct record *ret_record, uint64_t *ret_place,
+                         uint64_t *ret_bytes)
+{
+    const struct sheet *sheet = &leafing->sheet;
+    uint32_t at = leafing->at, head;
+
+    if (at == 0 || !run_open(ret_run, leafing->tier, leafing->bytes, sheet, at, ret_record, &head))
+        return false;
+    *ret_place = place_make(&leafing->tier->index, sheet->log, sheet->number, at);
+    *ret_bytes = sheet_bytes(head, ret_record);
+    leafing->at = *ret_bytes < sheet->used - at ? at + (uint32_t)*ret_bytes : 0;
+    return true;
+}
+
+/* A whole record, key and value in one piece: where it lies, or in the tier's own memory.  NULL: damaged, or there is
+ * no memory. */
+static const uint8_t *run_whole(struct tier *tier, struct run *run, uint64_t size)
+{
+    uint32_t here;
+
+    if (run->end - run->at >= size && size > 0)
+        return run_take(run, size, &here);
+    if (tier->scratch_room < size) {
+        free(tier->scratch);
+        tier->scratch = malloc((size_t)size);
+        tier->scratch_room = tier->scratch ? (size_t)size : 0;
+    }
+    return tier->scratch && run_copy(run, tier->scratch, size) ? tier->scratch : NULL;
+}
+
+/* ---- what was written is found ---- */
+
+static void publish_insert(struct tier *tier, const struct written *written)
+{
+    struct record record;
+    uint64_t evicted;
+    struct run run;
+    uint32_t head;
+
+    index_insert(&tier->index, &written->key, written->place, written->touched, place_hash, tier, &evicted);
+    tier->displaced += evicted != 0;
+    if (evicted == 0)
+        index_add(tier, INDEX_RECORDS, 1);
+    else if (place_open(&run, tier, evicted, &record, &head))
+        index_subtract(tier, INDEX_LIVE, sheet_bytes(head, &record));
+    index_add(tier, INDEX_LIVE, written->bytes);
+}
+
+static void publish_move(struct tier *tier, const struct written *written, struct index_probe *probe,
+                         uint64_t bytes_before)
+{
+    atomic_store_explicit(index_touched(probe), written->touched, memory_order_relaxed);
+    index_move(index_slot(probe), written->place);
+    index_add(tier, INDEX_LIVE, written->bytes);
+    index_subtract(tier, INDEX_LIVE, bytes_before);
+}
+
+/* A record that its writer has in hand: in the place of what it replaces. */
+static void publish_fill(struct tier *tier, const struct written *written, const struct record *record)
+{
+    struct index_probe probe;
+    struct record old;
+    uint64_t bytes, place;
+
+    if (!slot_of_key(tier, &written->key, &old, &bytes, &probe)) {
+        publish_insert(tier, written);
+        return;
+    }
+    place = probe.word & PLACE_MASK;
+    if (place != written->place && (place == written->old || record_replaces(record, &old, record->epoch)))
+        publish_move(tier, written, &probe, bytes);
+}
+
+static void publish_copy(struct tier *tier, const struct written *written)
+{
+    struct index_probe probe;
+
+    if (slot_of_place(tier, &written->key, written->old, &probe))
+        publish_move(tier, written, &probe, written->bytes_before);
+}
+
+/* ---- how far a log is indexed ---- */
+
+/* The table of pages from a sheet to the log's end; *ret_end: where that is. */
+static int log_set_pages(struct tier_txn *txn, uint32_t log, uint64_t from, uint64_t *ret_end)
+{
+    struct sheet sheet = {.used = SHEET_SIZE};
+    const uint8_t *bytes;
+    int rc = 0;
+
+    for (uint64_t number = from; rc == 0 && number <= txn->last[log]; number++)
+        if ((rc = sheet_find(txn->cursor, log, number, &number, &bytes)) == 0) {
+            index_set_page(&txn->tier->index, log, number, row_page(txn->tier, bytes));
+            if (!sheet_decode(&sheet, bytes))
+                sheet.used = SHEET_SIZE;
+        }
+    *ret_end = txn->last[log] << INDEXED_BITS | sheet.used;
+    return rc;
+}
+
+/* Index what begins on the sheet at or after an offset. */
+static void log_index_sheet(struct tier_txn *txn, const uint8_t *bytes, uint32_t log, uint64_t number, uint32_t from)
+{
+    struct tier *tier = txn->tier;
+    struct leafing leafing;
+    struct record record;
+    struct run run;
+    uint64_t place, size;
+
+    if (!leafing_begin(&leafing, tier, bytes, log, number))
+        return;
+    while (leafing_next(&leafing, &run, &record, &place, &size)) {
+        struct written written = {.place = place, .number = number, .bytes = size};
+        const uint8_t *key;
+
+        if (place_offset(place) < from || !(key = run_whole(tier, &run, record.key_size)))
+            continue;
+        key_make(&written.key, &tier->space, key, record.key_size);
+        STEP("tier_catching_up");
+        publish_fill(tier, &written, &record);
+    }
+}
+
+/* Do what whoever wrote last has not done, or not yet. */
+static freshet_result txn_catch_up(struct tier_txn *txn)
+{
+    for (uint32_t log = 0; log < TIER_LOGS; log++) {
+        uint64_t had = log_indexed(txn->tier, log), from = had >> INDEXED_BITS, end;
+        const uint8_t *bytes;
+        int rc;
+
+        if (txn->last[log] == 0)
+            continue;
+        if (from < txn->first[log] || from > txn->last[log]) {
+            from = txn->first[log];
+            had = 0;
+        }
+        rc = log_set_pages(txn, log, from, &end);
+        for (uint64_t number = from; rc == 0 && end != had && number <= txn->last[log]; number++)
+            if ((rc = sheet_find(txn->cursor, log, number, &number, &bytes)) == 0)
+                log_index_sheet(txn, bytes, log, number,
+                                number == had >> INDEXED_BITS ? (uint32_t)(had & ((1u << INDEXED_BITS) - 1)) : 0);
+        if (rc != 0)
+            return map_result(txn->tier->map, rc, "catching up with the logs");
+        atomic_store_explicit(&txn->tier->index.words[INDEX_INDEXED + log], end, memory_order_release);
+    }
+    return FRESHET_OK;
 }
 
 freshet_result tier_begin(struct tier *tier, struct tier_txn **ret_txn)
 {
     struct tier_txn *txn = &tier->writing;
-    int rc;
+    freshet_result result = txn_open(tier);
 
-    *txn = (struct tier_txn){.tier = tier};
-    if (!tier_intact(tier)) {
-        tier_fail(tier, false);
-        return fail(FRESHET_EIO, "the map's descriptors are not ours any more");
+    if (result != FRESHET_OK)
+        return result;
+    if ((result = txn_catch_up(txn)) != FRESHET_OK) {
+        tier_drop(txn);
+        return result;
     }
-    rc = mdb_txn_begin(tier->env, NULL, 0, &txn->txn);
-    if (rc == EINVAL) {
-        /* LMDB 0.9.26 to 0.9.31 destroy the shared mutex at a close that meets an open (ITS#10095).  As long as anybody
-         * has the lock file open nobody makes the mutex anew, so only new files help. */
-        tier_fail(tier, true);
-    }
-    if (rc != 0)
-        return tier_result(tier, rc, "beginning to write");
-    if ((rc = mdb_cursor_open(txn->txn, tier->dbi, &txn->cursor)) == 0 && (rc = txn_load_tally(txn)) == 0) {
-        *ret_txn = txn;
-        return FRESHET_OK;
-    }
-    tier_drop(txn);
-    return tier_result(tier, rc, "beginning to write");
+    for (uint32_t log = 0; log < TIER_LOGS; log++)
+        txn->seen[log] = log_indexed(tier, log);
+    tier->written_count = tier->fills_count = 0;
+    *ret_txn = txn;
+    return FRESHET_OK;
 }
 
-void tier_drop(struct tier_txn *txn)
+/* Nobody has written in between: as catching up would, but what is needed is at hand. */
+static freshet_result txn_publish_own(struct tier_txn *txn)
 {
-    struct tier_txn ending;
+    struct tier *tier = txn->tier;
 
-    if (!txn)
-        return;
-    /* Cleared first: with the abort LMDB's lock goes, and the next writer may begin in the same place. */
-    ending = *txn;
-    *txn = (struct tier_txn){.tier = ending.tier};
-    mdb_cursor_close(ending.cursor);
-    mdb_txn_abort(ending.txn);
+    for (uint32_t log = 0; log < TIER_LOGS; log++) {
+        uint64_t from = txn->seen[log] >> INDEXED_BITS, end;
+        int rc;
+
+        if (txn->last[log] == 0)
+            continue;
+        if ((rc = log_set_pages(txn, log, from > txn->first[log] ? from : txn->first[log], &end)) != 0)
+            return map_result(tier->map, rc, "publishing");
+        txn->seen[log] = end;
+    }
+    STEP("tier_pages_set");
+    for (uint32_t i = 0; i < tier->written_count; i++) {
+        const struct written *written = &tier->written[i];
+
+        STEP("tier_slot_set");
+        if (written->fill)
+            publish_fill(tier, written, &tier->fills[written->fill - 1]);
+        else
+            publish_copy(tier, written);
+    }
+    STEP("tier_slots_set");
+    for (uint32_t log = 0; log < TIER_LOGS; log++)
+        if (txn->last[log] != 0)
+            atomic_store_explicit(&tier->index.words[INDEX_INDEXED + log], txn->seen[log], memory_order_release);
+    return FRESHET_OK;
+}
+
+/* Take the lock again and let the index lead to what was committed. */
+static freshet_result txn_publish(struct tier *tier)
+{
+    struct tier_txn *txn = &tier->writing;
+    freshet_result result;
+    bool alone = true;
+
+    if (tier->written_count == 0)
+        return FRESHET_OK;
+    STEP("tier_committed");
+    if ((result = txn_open(tier)) != FRESHET_OK)
+        return result;
+    STEP("tier_publishing");
+    for (uint32_t log = 0; log < TIER_LOGS; log++)
+        alone = alone && log_indexed(tier, log) == txn->seen[log];
+    result = alone ? txn_publish_own(txn) : txn_catch_up(txn);
+    tier_drop(txn);
+    return result;
+}
+
+uint64_t tier_displaced(struct tier *tier)
+{
+    uint64_t displaced = tier->displaced;
+
+    tier->displaced = 0;
+    return displaced;
 }
 
 freshet_result tier_commit(struct tier_txn *txn)
 {
     struct tier *tier = txn->tier;
     MDB_txn *mdb = txn->txn;
-    int rc;
+    freshet_result result = FRESHET_OK;
 
     if (txn->spoiled) {
         tier_drop(txn);
         return fail(FRESHET_EIO, "a write transaction that had failed was to be committed");
     }
-    if (txn->tally_moved && (rc = txn_store_tally(txn)) != 0) {
+    for (uint32_t log = 0; log < TIER_LOGS && result == FRESHET_OK; log++)
+        if (txn->open[log].loaded)
+            result = open_flush(txn, &txn->open[log]);
+    if (result != FRESHET_OK) {
         tier_drop(txn);
-        return tier_result(tier, rc, "committing");
-    }
-    if (!tier_intact(tier)) { /* LMDB would write to whatever has the descriptor's number now */
-        tier_fail(tier, false);
-        tier_drop(txn);
-        return fail(FRESHET_EIO, "the map's descriptors are not ours any more");
+        return result;
     }
     mdb_cursor_close(txn->cursor);
     txn->cursor = NULL;
     txn->txn = NULL; /* gone, whatever commit says */
-    rc = mdb_txn_commit(mdb);
-    if (rc == EIO) /* a short write: what a full tmpfs looks like to LMDB */
-        rc = ENOSPC;
-    return tier_result(tier, rc, "committing");
+    if ((result = map_commit(tier->map, mdb)) != FRESHET_OK)
+        return result;
+    return txn_publish(tier);
 }
 
-/* Note that the transaction is lost, and say why. */
-static freshet_result txn_result(struct tier_txn *txn, int rc, const char *doing)
+/* The key of a record that was met, with its bytes; false: damaged. */
+static bool entry_open(struct tier *tier, struct tier_entry *entry, struct run run)
 {
-    if (rc != 0 && rc != MDB_NOTFOUND)
-        txn->spoiled = true;
-    return tier_result(txn->tier, rc, doing);
+    const uint8_t *bytes = run_whole(tier, &run, entry->record.key_size);
+
+    if (bytes)
+        key_make(&entry->key, &tier->space, bytes, entry->record.key_size);
+    return bytes != NULL;
 }
 
-freshet_result tier_peek(struct tier_txn *txn, const uint8_t hash[16], struct record *ret_record)
-{
-    MDB_val key = {HASH_SIZE, (void *)(uintptr_t)hash}, row;
-    struct record record;
-    int rc = mdb_get(txn->txn, txn->tier->dbi, &key, &row);
+/* ---- the tail ---- */
 
-    if (rc != 0)
-        return txn_result(txn, rc, "looking at a record");
-    if (!head_decode(txn->tier, &row, &record))
-        return FRESHET_MISS;
-    record_copy(ret_record, &record);
-    return FRESHET_OK;
+/* Copy a record to the head of a log. */
+static freshet_result tail_copy(struct tier_txn *txn, const struct tier_entry *entry, struct run run,
+                                struct tier_fate fate, uint64_t place)
+{
+    struct tier *tier = txn->tier;
+    const uint8_t *bytes = run_whole(tier, &run, entry->record.key_size + entry->record.value_size);
+    struct written *written = written_next(tier);
+    freshet_result result;
+
+    if (!bytes || !written)
+        return bytes ? txn_no_memory(txn) : FRESHET_MISS;
+    *written = (struct written){
+        .key = entry->key, .old = place, .bytes_before = entry->bytes, .touched = fate.touched};
+    written->key.data = NULL;
+    result = append(txn, fate.log, &entry->record, bytes, bytes + entry->record.key_size, &written->place,
+                    &written->number, &written->bytes);
+    if (result == FRESHET_OK)
+        tier->written_count++;
+    return result;
 }
 
-/* Delete rows from `from` (a key of the hash) on, as long as they are the hash's. */
-static int txn_delete_rows(struct tier_txn *txn, const uint8_t *from, size_t size)
+/* Decide about one record. */
+static freshet_result tail_judge(struct tier_txn *txn, struct tier_entry *entry, struct run run, uint64_t place,
+                                 tier_judge_fn judge, void *arg, struct tier_found *found)
 {
-    MDB_val key = {size, (void *)(uintptr_t)from}, row;
-    int rc = mdb_cursor_get(txn->cursor, &key, &row, MDB_SET_RANGE);
+    struct tier *tier = txn->tier;
+    struct index_probe probe;
+    struct tier_fate fate;
+    freshet_result result = FRESHET_MISS;
 
-    while (rc == 0 && key.mv_size >= HASH_SIZE && memcmp(key.mv_data, from, HASH_SIZE) == 0) {
-        if (key.mv_size > HASH_SIZE) {
-            txn->chunks -= txn->chunks > 0;
-            txn->tally_moved = true;
-        }
-        if ((rc = mdb_cursor_del(txn->cursor, 0)) == 0)
-            rc = mdb_cursor_get(txn->cursor, &key, &row, MDB_NEXT);
+    if (!entry_open(tier, entry, run) || !slot_of_place(tier, &entry->key, place, &probe)) {
+        found->dead += entry->bytes;
+        return FRESHET_OK;
     }
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-freshet_result tier_delete(struct tier_txn *txn, const uint8_t hash[16])
-{
-    uint8_t from[HASH_SIZE]; /* the caller's may be LMDB's own memory, which a deletion moves */
-
-    memcpy(from, hash, sizeof from);
-    return txn_result(txn, txn_delete_rows(txn, from, sizeof from), "deleting a record");
-}
-
-/* Bytes `at` to `at + size` of key and value, in one piece: where they lie, or put together in `room`. */
-static const uint8_t *record_piece(const struct key *key, const uint8_t *value, uint64_t at, size_t size, uint8_t *room)
-{
-    size_t of_key;
-
-    if (at >= key->size)
-        return value + (at - key->size);
-    of_key = key->size - at < size ? (size_t)(key->size - at) : size;
-    memcpy(room, (const uint8_t *)key->data + at, of_key);
-    if (size > of_key)
-        memcpy(room + of_key, value, size - of_key);
-    return room;
-}
-
-/* The rows behind the head. */
-static int txn_put_chunks(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value)
-{
-    uint8_t room[TIER_ROW], name[CHUNK_KEY_SIZE];
-    uint64_t bytes = record_bytes(record), at = record_room(record);
-    int rc = 0;
-
-    for (uint32_t number = 1; rc == 0 && at < bytes; number++) {
-        size_t size = bytes - at < TIER_ROW ? (size_t)(bytes - at) : TIER_ROW;
-        MDB_val row_key = {sizeof name, name};
-        MDB_val row = {size, (void *)(uintptr_t)record_piece(key, value, at, size, room)};
-
-        chunk_key(name, key->hash, number);
-        rc = mdb_put(txn->txn, txn->tier->dbi, &row_key, &row, 0);
-        at += size;
+    entry->touched = atomic_load_explicit(index_touched(&probe), memory_order_relaxed);
+    fate = judge(entry, arg);
+    if (fate.keep && fate.log < TIER_LOGS)
+        result = tail_copy(txn, entry, run, fate, place);
+    if (result == FRESHET_OK) {
+        found->kept += entry->bytes;
+        return result;
     }
-    return rc;
+    slot_clear(tier, index_slot(&probe), entry->bytes);
+    found->dropped += entry->bytes;
+    return result == FRESHET_MISS ? FRESHET_OK : result;
 }
 
-freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value)
+static int row_delete(struct tier_txn *txn, uint32_t log, uint64_t number)
 {
-    uint8_t head[TIER_ROW];
-    uint64_t bytes = record_bytes(record), chunks = record_chunks(record);
-    size_t head_size = record_head_size(record), room = record_room(record);
-    size_t here = bytes < room ? (size_t)bytes : room;
-    MDB_val row_key = {HASH_SIZE, (void *)(uintptr_t)key->hash}, row = {head_size + here, head};
-    const uint8_t *piece;
+    uint8_t name[KEY_SIZE];
+    MDB_val key = {KEY_SIZE, name};
+
+    sheet_key(name, log, number);
+    return mdb_del(txn->txn, txn->tier->map->dbi, &key, NULL);
+}
+
+freshet_result tier_tail(struct tier_txn *txn, uint32_t log, tier_judge_fn judge, void *arg,
+                         struct tier_found *ret_found)
+{
+    struct tier_entry entry = {.log = log};
+    freshet_result result = FRESHET_OK;
+    struct leafing leafing;
+    const uint8_t *bytes;
+    uint64_t number, place;
+    struct run run;
     int rc;
 
-    if (record->key_size != key->size || record->tag_count > RECORD_TAGS_MAX || bytes > txn->tier->limit ||
-        chunks >= UINT32_MAX)
-        return fail(FRESHET_EINVAL, "a record of %llu bytes is above the tier's limit", (unsigned long long)bytes);
-    /* Whatever stands there goes first, unless it is plainly one row, to be overwritten by one. */
-    struct record old;
-    freshet_result found = tier_peek(txn, key->hash, &old);
+    *ret_found = (struct tier_found){0};
+    if (txn->tail[log] == 0 || txn->tail[log] >= txn->last[log])
+        return FRESHET_MISS;
+    if ((rc = sheet_find(txn->cursor, log, txn->tail[log], &number, &bytes)) != 0)
+        return txn_result(txn, rc, "looking at a log's tail");
+    if (number >= txn->last[log])
+        return FRESHET_MISS;
+    txn->tail[log] = number + 1;
+    if (leafing_begin(&leafing, txn->tier, bytes, log, number))
+        while (result == FRESHET_OK && leafing_next(&leafing, &run, &entry.record, &place, &entry.bytes)) {
+            uint64_t kept = ret_found->kept;
 
-    if (found < 0)
-        return found;
-    if (!(found == FRESHET_OK && chunks == 0 && record_chunks(&old) == 0) &&
-        (rc = txn_delete_rows(txn, key->hash, HASH_SIZE)) != 0)
-        return txn_result(txn, rc, "replacing a record");
-    record_encode(record, head);
-    piece = record_piece(key, value, 0, here, head + head_size);
-    if (piece != head + head_size)
-        memcpy(head + head_size, piece, here);
-    if ((rc = mdb_put(txn->txn, txn->tier->dbi, &row_key, &row, 0)) != 0)
-        return txn_result(txn, rc, "writing a record");
-    if (chunks == 0)
-        return FRESHET_OK;
-    if ((rc = txn_put_chunks(txn, key, record, value)) != 0)
-        return txn_result(txn, rc, "writing a record's rows");
-    txn->chunks += chunks;
-    txn->tally_moved = true;
-    return FRESHET_OK;
-}
-
-freshet_result tier_scan(struct tier_txn *txn, const uint8_t hash[16], uint32_t most,
-                         uint8_t (*ret_hashes)[16], struct record *ret_records, uint32_t *ret_count)
-{
-    uint8_t next[HASH_SIZE];
-    bool more = true;
-
-    memcpy(next, hash, sizeof next);
-    *ret_count = 0;
-    while (more && *ret_count < most) {
-        MDB_val key = {HASH_SIZE, next}, row;
-        struct record *record = &ret_records[*ret_count];
-        int rc = mdb_cursor_get(txn->cursor, &key, &row, MDB_SET_RANGE);
-
-        if (rc == MDB_NOTFOUND)
-            break;
-        if (rc != 0)
-            return txn_result(txn, rc, "looking through the records");
-        if (key.mv_size < HASH_SIZE)
-            break;
-        memcpy(next, key.mv_data, HASH_SIZE);
-        memcpy(ret_hashes[*ret_count], next, HASH_SIZE);
-        if (key.mv_size != HASH_SIZE || !head_decode(txn->tier, &row, record))
-            memset(record, 0, sizeof *record);
-        ++*ret_count;
-        more = tier_next_hash(next);
+            result = tail_judge(txn, &entry, run, place, judge, arg, ret_found);
+            if (ret_found->kept > kept) /* it may go on over the next ones, but not beyond the sheet being written */
+                txn->held[log] = number + entry.bytes / SHEET_ROOM + 1;
+        }
+    if (result != FRESHET_OK)
+        return result;
+    if (ret_found->kept == 0 && number > txn->held[log]) {
+        /* A slot that led here all the same (a killed writer may have left it twice) leads nowhere from now on. */
+        index_set_page(&txn->tier->index, log, number, 0);
+        return txn_result(txn, row_delete(txn, log, number), "deleting a sheet");
     }
+    txn->owed++;
     return FRESHET_OK;
 }
 
 freshet_result tier_tick(struct tier_txn *txn)
 {
-    return txn_result(txn, txn_store_tally(txn), "ageing the free pages");
+    return txn_result(txn, map_touch(txn->tier->map, txn->txn), "ageing the free pages");
+}
+
+/* ---- sweeping ---- */
+
+static void sweep_sheet(struct tier_txn *txn, const uint8_t *bytes, uint32_t log, uint64_t number,
+                        tier_judge_fn judge, void *arg, uint32_t *asked, uint32_t *gone)
+{
+    struct tier_entry entry = {.log = log};
+    struct leafing leafing;
+    struct run run;
+    uint64_t place;
+
+    if (!leafing_begin(&leafing, txn->tier, bytes, log, number))
+        return;
+    while (leafing_next(&leafing, &run, &entry.record, &place, &entry.bytes)) {
+        struct index_probe probe;
+
+        if (!entry_open(txn->tier, &entry, run) || !slot_of_place(txn->tier, &entry.key, place, &probe))
+            continue;
+        ++*asked;
+        entry.touched = atomic_load_explicit(index_touched(&probe), memory_order_relaxed);
+        if (judge(&entry, arg).keep)
+            continue;
+        slot_clear(txn->tier, index_slot(&probe), entry.bytes);
+        ++*gone;
+    }
+}
+
+bool tier_sweep(struct tier_txn *txn, struct tier_hand *hand, uint32_t sheets, tier_judge_fn judge, void *arg,
+                uint32_t *ret_asked, uint32_t *ret_gone)
+{
+    *ret_asked = *ret_gone = 0;
+    for (uint32_t i = 0; i < sheets; i++) {
+        const uint8_t *bytes;
+        uint64_t number;
+
+        if (hand->log >= TIER_LOGS || txn->last[hand->log] == 0 ||
+            sheet_find(txn->cursor, hand->log, hand->number, &number, &bytes) != 0) {
+            hand->number = 0;
+            if (++hand->log < TIER_LOGS)
+                continue;
+            hand->log = 0;
+            return true;
+        }
+        sweep_sheet(txn, bytes, hand->log, number, judge, arg, ret_asked, ret_gone);
+        hand->number = number + 1;
+    }
+    return false;
+}
+
+/* ---- walking ---- */
+
+struct each_entry {
+    struct record record;
+    uint8_t hash[16];
+    size_t key_at; /* in the batch's keys */
+};
+
+/* What one snapshot showed. */
+struct each_batch {
+    struct each_entry *entries;
+    uint32_t count, room;
+    uint8_t *keys;
+    size_t keys_used, keys_room;
+    uint32_t log;
+    uint64_t number;
+    bool more;
+};
+
+static bool each_take(struct each_batch *batch, const struct tier *tier, struct run *run, const struct record *record,
+                      uint64_t place)
+{
+    struct index_probe probe;
+    struct each_entry *entry;
+    struct key key;
+
+    if (batch->count == batch->room) {
+        uint32_t room = batch->room ? 2 * batch->room : 256;
+        struct each_entry *grown = realloc(batch->entries, room * sizeof *grown);
+
+        if (!grown)
+            return false;
+        batch->entries = grown;
+        batch->room = room;
+    }
+    if (batch->keys_room - batch->keys_used < record->key_size) {
+        size_t room = 2 * batch->keys_room + record->key_size;
+        uint8_t *grown = realloc(batch->keys, room);
+
+        if (!grown)
+            return false;
+        batch->keys = grown;
+        batch->keys_room = room;
+    }
+    entry = &batch->entries[batch->count];
+    if (!run_copy(run, batch->keys + batch->keys_used, record->key_size))
+        return true;
+    key_make(&key, &tier->space, batch->keys + batch->keys_used, record->key_size);
+    if (!slot_of_place(tier, &key, place, &probe))
+        return true; /* it stands elsewhere by now, or nowhere */
+    memcpy(entry->hash, key.hash, sizeof entry->hash);
+    record_copy(&entry->record, record);
+    entry->key_at = batch->keys_used;
+    batch->keys_used += record->key_size;
+    batch->count++;
+    return true;
+}
+
+/* The next sheets, in one snapshot. */
+static freshet_result each_fill(struct each_batch *batch, struct tier *tier, MDB_cursor *cursor)
+{
+    batch->count = 0;
+    batch->keys_used = 0;
+    for (uint32_t seen = 0; batch->more && seen < EACH_SHEETS; seen++) {
+        struct leafing leafing;
+        const uint8_t *bytes;
+        struct record record;
+        struct run run;
+        uint64_t number, place, size;
+        int rc = sheet_find(cursor, batch->log, batch->number, &number, &bytes);
+
+        if (rc == MDB_NOTFOUND) {
+            batch->number = 0;
+            batch->more = ++batch->log < TIER_LOGS;
+            continue;
+        }
+        if (rc != 0)
+            return map_result(tier->map, rc, "walking the records");
+        if (leafing_begin(&leafing, tier, bytes, batch->log, number))
+            while (leafing_next(&leafing, &run, &record, &place, &size))
+                if (!each_take(batch, tier, &run, &record, place))
+                    return fail(FRESHET_ENOMEM, "no memory to walk the records");
+        batch->number = number + 1;
+    }
+    return FRESHET_OK;
+}
+
+static freshet_result each_snapshot(struct each_batch *batch, struct tier *tier)
+{
+    struct map_reader *reader;
+    MDB_cursor *cursor;
+    freshet_result result;
+    int rc;
+
+    if ((result = map_enter(tier->map, &reader)) != FRESHET_OK)
+        return result;
+    if ((rc = mdb_cursor_open(reader->txn, tier->map->dbi, &cursor)) == 0) {
+        result = each_fill(batch, tier, cursor);
+        mdb_cursor_close(cursor);
+    } else {
+        result = map_result(tier->map, rc, "walking the records");
+    }
+    map_leave(tier->map, reader);
+    return result;
+}
+
+freshet_result tier_each(struct tier *tier, tier_each_fn fn, void *arg)
+{
+    struct each_batch batch = {.more = true};
+    freshet_result result = FRESHET_OK;
+
+    while (batch.more && result == FRESHET_OK) {
+        result = each_snapshot(&batch, tier);
+        for (uint32_t i = 0; i < batch.count && result == FRESHET_OK; i++)
+            if (!fn(batch.entries[i].hash, &batch.entries[i].record, batch.keys + batch.entries[i].key_at, arg)) {
+                batch.more = false;
+                break;
+            }
+    }
+    free(batch.entries);
+    free(batch.keys);
+    return result;
 }
 
 /* ---- how full ---- */
 
-/* Pages of the two meta pages and of both trees.  What is neither in use nor beyond the last page ever used stands
- * in the free list; of that, pages freed by the last commit or since the oldest reader's snapshot cannot be had yet,
- * which this figure does not show: the writer's high-water mark leaves room for them. */
-static uint64_t pages_in_use(MDB_txn *txn, MDB_dbi dbi, uint64_t *ret_rows)
+static uint64_t live_bytes(const struct tier *tier)
 {
-    MDB_stat rows = {0}, list = {0};
-
-    (void)mdb_stat(txn, dbi, &rows);
-    (void)mdb_stat(txn, FREE_DBI_, &list);
-    *ret_rows = rows.ms_entries;
-    return 2 + rows.ms_branch_pages + rows.ms_leaf_pages + rows.ms_overflow_pages + list.ms_branch_pages +
-           list.ms_leaf_pages + list.ms_overflow_pages;
+    return atomic_load_explicit(&tier->index.words[INDEX_LIVE], memory_order_relaxed);
 }
 
-void tier_usage(struct tier_txn *txn, uint64_t *ret_used, uint64_t *ret_pages)
+void tier_usage(struct tier_txn *txn, struct tier_usage *ret_usage)
 {
+    const struct tier *tier = txn->tier;
     uint64_t rows;
 
-    *ret_used = pages_in_use(txn->txn, txn->tier->dbi, &rows);
-    *ret_pages = txn->tier->map_size / txn->tier->page_size;
-}
+    *ret_usage = (struct tier_usage){
+        .used = map_pages_used(tier->map, txn->txn, &rows),
+        .owed = txn->owed,
+        .live = live_bytes(tier) / SHEET_ROOM,
+        .all = tier->pages,
+    };
+    for (uint32_t log = 0; log < TIER_LOGS; log++) {
+        uint64_t last = txn->open[log].loaded ? txn->open[log].head.number : txn->last[log];
 
-uint32_t tier_page_size(const struct tier *tier)
-{
-    return tier->page_size;
-}
-
-uint64_t tier_map_size(const struct tier *tier)
-{
-    return tier->map_size;
+        ret_usage->log_sheets[log] = last > txn->tail[log] ? last - txn->tail[log] : 0;
+    }
 }
 
 void tier_facts(struct tier *tier, struct tier_facts *ret_facts)
 {
-    MDB_val key = {sizeof tally_key, (void *)(uintptr_t)tally_key}, row;
-    struct slot_count count = {0};
-    struct tier_reader *reader;
-    uint64_t chunks = 0;
+    struct map_reader *reader;
+    uint64_t rows;
 
-    *ret_facts = (struct tier_facts){.map_bytes = tier->map_size};
-    if (tier_enter(tier, &reader) != FRESHET_OK)
+    *ret_facts = (struct tier_facts){
+        .rows = atomic_load_explicit(&tier->index.words[INDEX_RECORDS], memory_order_relaxed),
+        .live_bytes = live_bytes(tier),
+        .size = tier->size,
+        .index_bytes = index_bytes(&tier->index),
+    };
+    if (map_enter(tier->map, &reader) != FRESHET_OK)
         return;
-    ret_facts->used_bytes = pages_in_use(reader->txn, tier->dbi, &ret_facts->rows) * tier->page_size;
-    if (mdb_get(reader->txn, tier->dbi, &key, &row) == 0 && row.mv_size == sizeof chunks) {
-        memcpy(&chunks, row.mv_data, sizeof chunks);
-        chunks++; /* the tally's own row */
-    }
-    tier_leave(tier, reader);
-    ret_facts->rows -= chunks < ret_facts->rows ? chunks : ret_facts->rows;
-    (void)mdb_reader_list(tier->env, tier_count_slot, &count);
-    ret_facts->readers = count.all;
+    ret_facts->used_bytes = map_pages_used(tier->map, reader->txn, &rows) * MAP_PAGE;
+    map_leave(tier->map, reader);
+    ret_facts->readers = map_readers(tier->map);
 }

@@ -1,27 +1,28 @@
 /*
- * tier.h - the LMDB environment: open, read, write, drop.  tier.c is the only file with <lmdb.h>.
+ * tier.h - the host's records: appended to logs in LMDB's map, found through an index in shared memory.
  *
- * One unnamed database.  Row key: the 16 bytes of the key's hash; the head row holds the record's head and what fits of
- * key and value in one page (TIER_ROW bytes); further rows have a 4-byte big-endian chunk number (from 1)
- * behind the hash.  NOSYNC | NOMETASYNC | NOTLS, no WRITEMAP.  All rows of a record are written in one transaction.
+ * A hit is one line of the index, one page of the map, a copy.  Any thread reads, without a lock, a system call or a
+ * walk; one thread of the process writes, one process at a time, in batches.  Records leave at the tail of their log,
+ * where whoever asks decides for each: dropped, or copied to the head of a log.
  */
 #ifndef CORE_TIER_H
 #define CORE_TIER_H
 
 #include <freshet.h>
+#include <index.h>
 #include <key.h>
 #include <record.h>
 
-#define TIER_ROW     4080u /* bytes of a row's data: exactly one overflow page */
-#define TIER_READERS 4096u /* LMDB's reader slots */
+#define TIER_LOGS INDEX_LOGS
 
 struct tier;
 
-/* Open (or make) the map `map-GENERATION` in the directory; `limit`: the greatest key + value that any record may
- * have.  Under dir_lock.  A map that LMDB refuses or that is damaged is FRESHET_EIO with *ret_damaged set: set it
- * aside and try again.  A map that this process found damaged while it was open is unlinked and begun anew here. */
-freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation, uint64_t map_size,
-                         uint64_t limit, bool *ret_damaged);
+/* Open (or make) the map `map-GENERATION` in the directory, and its index, of `size` bytes together; `limit`: the
+ * greatest key + value that any record may have; `space` names keys and is copied.  Under dir_lock.  A map that LMDB
+ * refuses or that is damaged is FRESHET_EIO with *ret_damaged set: set it aside and try again.  A map that this process
+ * found damaged while it was open is unlinked and begun anew here. */
+freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation,
+                         const struct key_space *space, uint64_t size, uint64_t limit, bool *ret_damaged);
 /* No other thread may be in the tier.  NULL is welcome. */
 void tier_close(struct tier *tier);
 /* Child after fork, or descriptors gone: close only the descriptors that are still the tier's files, leak the rest. */
@@ -34,47 +35,109 @@ bool tier_intact(const struct tier *tier);
 
 /* Copy the record of `key` out: its head to *ret_record, its value to *buf (NULL: head only).  FRESHET_OK,
  * FRESHET_MISS (none, or another key of the same hash, or damaged: *ret_record is then untouched, *buf empty),
- * FRESHET_ENOMEM, FRESHET_EIO. */
+ * FRESHET_ENOMEM, FRESHET_EIO.  One that is found counts as used (policy.h). */
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf);
 
-/* Walk all heads, renewing the snapshot as it goes; none is held during a call.  `key_bytes`, valid during the call,
+/* The line of memory that a read looks at first, to be fetched while something else is done. */
+const void *tier_place(const struct tier *tier, const struct key *key);
+
+/* The same record where it lies, in pieces, until tier_view_end: pages that are in use now are not used again until
+ * then. */
+struct tier_view {
+    struct map_reader *reader;
+    const freshet_piece *pieces; /* of the value */
+    size_t count;
+    freshet_piece some[8], *own; /* `own`: to be freed */
+};
+freshet_result tier_view(struct tier *tier, const struct key *key, struct record *ret_record,
+                         struct tier_view *ret_view);
+void tier_view_end(struct tier *tier, struct tier_view *view);
+
+/* Walk all records, renewing the snapshot as it goes; none is held during a call.  `key_bytes`, valid during the call,
  * is the full key. */
 typedef bool (*tier_each_fn)(const uint8_t hash[16], const struct record *record, const void *key_bytes, void *arg);
 freshet_result tier_each(struct tier *tier, tier_each_fn fn, void *arg);
 
 /* ---- the writer: one thread of the process ---- */
 
+/* A record that somebody decides about. */
+struct tier_entry {
+    struct key key; /* with its bytes */
+    struct record record;
+    uint32_t log;
+    uint8_t touched; /* what readers left on it */
+    uint64_t bytes;  /* that it takes in a log */
+};
+struct tier_fate {
+    bool keep;
+    uint32_t log; /* to whose head it is copied; only at a tail */
+    uint8_t touched;
+};
+
 struct tier_txn;
 /* Wait for LMDB's writer lock (a stopped sibling may hold it: only ever the library's own thread waits here). */
 freshet_result tier_begin(struct tier *tier, struct tier_txn **ret_txn);
-/* The transaction is over, whatever the result.  FRESHET_ENOSPC: no page (or no room in the file system). */
+/* The transaction is over, whatever the result; what it wrote is found from now on.  FRESHET_ENOSPC: no page (or no
+ * room in the file system). */
 freshet_result tier_commit(struct tier_txn *txn);
-void tier_drop(struct tier_txn *txn); /* abort; NULL is welcome */
+/* Records that left since this was last asked because the index had no slot for them (rare). */
+uint64_t tier_displaced(struct tier *tier);
+void tier_drop(struct tier_txn *txn); /* abort; NULL is welcome.  What was deleted stays so. */
 /* After FRESHET_ENOSPC, ENOMEM or EIO from one of these the transaction must be dropped; tier_commit would refuse. */
-/* Head of what is stored under the hash; FRESHET_MISS: nothing, or damaged. */
-freshet_result tier_peek(struct tier_txn *txn, const uint8_t hash[16], struct record *ret_record);
-freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value);
-freshet_result tier_delete(struct tier_txn *txn, const uint8_t hash[16]);
-/* From the first head at or after `hash` on: up to `most` heads with their hashes, in order; fewer at the end.
- * Where rows are damaged the record is all zero (kind 0): delete it. */
-freshet_result tier_scan(struct tier_txn *txn, const uint8_t hash[16], uint32_t most, uint8_t (*ret_hashes)[16],
-                         struct record *ret_records, uint32_t *ret_count);
+/* Head of what is stored under the key, also by this transaction, its log and its mark; FRESHET_MISS: nothing, or
+ * damaged. */
+freshet_result tier_peek(struct tier_txn *txn, const struct key *key, struct record *ret_record,
+                         struct tier_fate *ret_where);
+/* Append to a log; the key's bytes must stay until the transaction is over.  What the tier has by then stays if it
+ * replaces this one (record_replaces). */
+freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value,
+                          uint32_t log, uint8_t touched);
+/* At once, whatever becomes of the transaction. */
+void tier_delete(struct tier_txn *txn, const struct key *key);
+
+typedef struct tier_fate (*tier_judge_fn)(const struct tier_entry *entry, void *arg);
+
+/* What one sheet held, in bytes. */
+struct tier_found {
+    uint64_t dead, kept, dropped;
+};
+/* The next sheet from the tail of a log: ask about every record that begins on it and is still in use.  A sheet with
+ * nothing left on it is deleted, one from which something was copied goes with a later transaction.  FRESHET_MISS: the
+ * log has none that is not being written. */
+freshet_result tier_tail(struct tier_txn *txn, uint32_t log, tier_judge_fn judge, void *arg,
+                         struct tier_found *ret_found);
+
 /* Give the transaction something to commit: LMDB hands out freed pages again two commits later. */
 freshet_result tier_tick(struct tier_txn *txn);
 
-/* Pages in use (database and free list's own) and in all, inside a write transaction. */
-void tier_usage(struct tier_txn *txn, uint64_t *ret_used, uint64_t *ret_pages);
-/* Pages that writing the record may take beyond what it replaces, at most. */
+/* Where a sweep goes on. */
+struct tier_hand {
+    uint32_t log;
+    uint64_t number;
+};
+/* Look at the records of up to so many sheets; those that are not kept are deleted, at once.  *ret_asked, *ret_gone:
+ * records.  True: the hand came round. */
+bool tier_sweep(struct tier_txn *txn, struct tier_hand *hand, uint32_t sheets, tier_judge_fn judge, void *arg,
+                uint32_t *ret_asked, uint32_t *ret_gone);
+
+/* The map's pages, inside a write transaction: `used`; `owed`, those of them that will go as soon as others have
+ * been committed; `live`, what the records in use would take; `all` there may be. */
+struct tier_usage {
+    uint64_t used, owed, live, all;
+    uint64_t log_sheets[TIER_LOGS];
+};
+void tier_usage(struct tier_txn *txn, struct tier_usage *ret_usage);
+/* Pages that writing the record may take, at most. */
 uint64_t tier_pages(const struct record *record);
-uint32_t tier_page_size(const struct tier *tier);
-uint64_t tier_map_size(const struct tier *tier);
-/* The hash after this one; false: this was the last. */
-bool tier_next_hash(uint8_t hash[16]);
+uint64_t tier_size(const struct tier *tier); /* bytes, map and index */
+/* After FRESHET_ENOSPC: was it the file system that had no more? */
+bool tier_disk_full(const struct tier *tier);
 /* Free reader slots of dead processes; how many. */
 int tier_reader_check(struct tier *tier);
-/* rows: records; bytes: of map pages in use; readers: slots in use, all processes'. */
+/* rows: records; live_bytes: what they take in the logs; used_bytes: of map pages in use; index_bytes: beside the map;
+ * size: what both may take; readers: slots in use, all processes'. */
 struct tier_facts {
-    uint64_t rows, used_bytes, map_bytes;
+    uint64_t rows, live_bytes, used_bytes, index_bytes, size;
     uint32_t readers;
 };
 void tier_facts(struct tier *tier, struct tier_facts *ret_facts);

@@ -8,23 +8,25 @@
  *
  * The map is kept below its high-water mark inside the batches themselves: each deletes what it added too much.  Where
  * LMDB finds no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
- * is made in small transactions, the batch tried once more, and then given up: a fill that is lost costs a fetch.
+ * is made in small transactions where that helps, the batch tried once more, and then given up: a fill that is lost
+ * costs a fetch.
  */
 #include <writer.h>
 
+#include <bytes.h>
 #include <clock.h>
 #include <evict.h>
 #include <fiber.h>
 #include <guarded.h>
 #include <log.h>
-#include <shelf.h>
+#include <policy.h>
+#include <sheet.h>
 
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #define QUEUE_LEAST (1u << 20) /* bytes of fills waiting: a sixteenth of the map within these two */
 #define QUEUE_MOST (32u << 20)
@@ -32,14 +34,17 @@
 #define BATCH_COUNT 100u
 #define BATCH_BYTES (1u << 20)
 #define LARGE_PAGES 16u     /* for a record of more, room is made before its batch begins */
-#define EVICT_STEP 16u      /* heads looked at together */
-#define EVICT_SCANS 512u    /* heads a batch looks at, at most */
-#define ROOM_DELETIONS 16u  /* of a transaction that only makes room */
-#define ROOM_SCANS 1024u
+#define SHARE_FREE 16u      /* of the free pages one in so many may a batch take */
+#define SHARE_COPIES 6u     /* and its copies */
+#define TAIL_SHEETS 64u     /* looked at by a batch, beside four for each that it writes */
+#define COPIES_LEAST 8u     /* sheets */
+#define SLACK_SHARE 4u      /* where this part of the reserve is gone nothing is copied any more */
+#define ROOM_SHEETS 64u     /* of a transaction that only makes room */
 #define ROOM_LEAST 64u      /* pages, whatever the file system says */
 #define ROOM_ROUNDS 20000u
-#define SWEEP_HEADS 256u
+#define SWEEP_SHEETS 16u
 #define SWEEP_ROUNDS 16u    /* as long as most of what is met is void */
+#define DEAD_SHARE 4u       /* if more than one in so many sheets is of the dead nobody else needs leave */
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
 
@@ -87,13 +92,11 @@ struct writer {
     atomic_bool broken, left;
 
     /* the thread's own */
-    uint8_t hand[16], sweep[16];
-    uint32_t wraps; /* times that the hand came round */
+    struct policy policy;
+    struct tier_hand sweep;
     int64_t housekept_ns;
     uint64_t room;        /* pages that we may count on; fewer than the map's after the file system had no more */
     int64_t shrunk_ns;
-    uint8_t hashes[SWEEP_HEADS][16];
-    struct record records[SWEEP_HEADS];
 };
 
 /* What a transaction did, to be counted when it has been committed. */
@@ -119,6 +122,14 @@ static void tally_count(struct control *control, const struct tally *tally)
             control_count(control, counts[i].counter, counts[i].n);
 }
 
+/* Of a transaction that came to nothing: who was deleted in it is gone all the same. */
+static void tally_count_gone(struct control *control, const struct tally *tally)
+{
+    const struct tally gone = {.evictions = tally->evictions, .voids = tally->voids, .expired = tally->expired};
+
+    tally_count(control, &gone);
+}
+
 /* Wait for the writer lock; whoever was left behind meanwhile has nothing to do with it any more. */
 static freshet_result writer_begin(struct writer *w, struct tier_txn **ret_txn)
 {
@@ -137,6 +148,9 @@ static freshet_result writer_commit(struct writer *w, struct tier_txn *txn, cons
 
     if (result == FRESHET_OK)
         tally_count(w->control, tally);
+    else
+        tally_count_gone(w->control, tally);
+    control_count(w->control, COUNT_EVICTIONS, tier_displaced(w->tier));
     return result;
 }
 
@@ -147,96 +161,152 @@ static bool writer_must_end(const struct writer *w)
 
 /* ---- eviction ---- */
 
-/* Delete a record if it is to leave.  *ret_deleted tells. */
-static freshet_result writer_judge(struct writer *w, struct tier_txn *txn, uint32_t i, int64_t now_ns, bool need,
-                                   struct tally *tally, bool *ret_deleted)
-{
-    struct key key;
-    enum evict_choice choice;
+/* Why and how records are being looked at. */
+struct judging {
+    struct writer *w;
+    struct tally *tally;
+    int64_t now_ns;
+    uint64_t room, most; /* bytes that may still be copied, and of one record */
+    bool dead_only, none_stays;
+};
 
-    key_from_hash(&key, &w->control->space, w->hashes[i]);
-    choice = evict_choose(&w->records[i], &key, w->control, now_ns, need);
-    *ret_deleted = choice != EVICT_KEEP;
-    if (choice == EVICT_KEEP)
-        return FRESHET_OK;
-    tally->voids += choice == EVICT_VOID;
-    tally->expired += choice == EVICT_EXPIRED;
-    tally->evictions += choice == EVICT_COLD;
-    return tier_delete(txn, w->hashes[i]);
+static struct judging judging_begin(struct writer *w, struct tally *tally)
+{
+    return (struct judging){.w = w, .tally = tally, .now_ns = clock_boot_ns()};
 }
 
-/* Move a hand behind the heads just looked at; true when it has come round. */
-static bool hand_move(uint8_t hand[16], uint8_t (*hashes)[16], uint32_t looked, uint32_t asked)
+/* What the policy says of a record that may still be served. */
+static struct tier_fate writer_policy(struct writer *w, const struct tier_entry *entry)
 {
-    if (looked == asked) {
-        memcpy(hand, hashes[looked - 1], 16);
-        if (tier_next_hash(hand))
-            return false;
+    struct tier_fate fate = {.log = POLICY_MAIN, .touched = entry->touched};
+
+    fate.keep = policy_judge(&w->policy, bytes_get64(entry->key.hash), entry->bytes, (enum policy_log)entry->log,
+                             &fate.touched);
+    return fate;
+}
+
+/* What becomes of one record. */
+static struct tier_fate writer_judge(const struct tier_entry *entry, void *arg)
+{
+    const struct tier_fate gone = {0}, stays = {true, entry->log, entry->touched};
+    struct judging *judging = arg;
+    struct tier_fate fate;
+
+    switch (evict_choose(&entry->record, &entry->key, judging->w->control, judging->now_ns)) {
+    case EVICT_VOID:
+        judging->tally->voids++;
+        return gone;
+    case EVICT_EXPIRED:
+        judging->tally->expired++;
+        return gone;
+    default:
+        break;
     }
-    memset(hand, 0, 16);
-    return true;
+    fate = judging->dead_only ? stays : judging->none_stays ? gone : writer_policy(judging->w, entry);
+    if (fate.keep && (judging->room == 0 || entry->bytes > judging->most))
+        fate = gone;
+    if (fate.keep)
+        judging->room -= entry->bytes < judging->room ? entry->bytes : judging->room;
+    else
+        judging->tally->evictions++;
+    return fate;
+}
+
+static struct tier_fate writer_judge_sweep(const struct tier_entry *entry, void *arg)
+{
+    struct judging *judging = arg;
+    enum evict_choice choice =
+        evict_choose(&entry->record, &entry->key, judging->w->control, judging->now_ns);
+
+    judging->tally->voids += choice == EVICT_VOID;
+    judging->tally->expired += choice == EVICT_EXPIRED;
+    return (struct tier_fate){.keep = choice == EVICT_KEEP};
 }
 
 /* Pages in use, and those that may be. */
-static void writer_usage(struct writer *w, struct tier_txn *txn, uint64_t *ret_used, uint64_t *ret_pages)
+static void writer_usage(struct writer *w, struct tier_txn *txn, struct tier_usage *ret_usage)
 {
-    tier_usage(txn, ret_used, ret_pages);
-    if (w->room < *ret_pages)
-        *ret_pages = w->room;
+    tier_usage(txn, ret_usage);
+    if (w->room < ret_usage->all)
+        ret_usage->all = w->room;
 }
 
-static uint64_t writer_excess(struct writer *w, struct tier_txn *txn, uint64_t more)
+static uint64_t usage_free(const struct tier_usage *usage)
 {
-    uint64_t used, pages;
-
-    writer_usage(w, txn, &used, &pages);
-    return evict_excess(used + more, pages);
+    return usage->used < usage->all ? usage->all - usage->used : 0;
 }
 
-/* LMDB found no page below the mark: a full file system, or somebody's old snapshot.  Live within what there is; the
- * room grows again, slowly (writer_housekeep).  Not oftener than now and then: under a snapshot no deletion frees
- * anything. */
+/* The file system had no page below the mark.  Live within what there is; the room grows again, slowly
+ * (writer_housekeep).  Not oftener than now and then.  Where it is somebody's old snapshot that pins the pages less
+ * room would free none, and be missed when it has gone. */
 static void writer_shrink(struct writer *w)
 {
+    struct tier_usage usage;
     struct tier_txn *txn;
-    uint64_t used, pages;
 
-    if (w->shrunk_ns && clock_boot_ns() - w->shrunk_ns < SHRINK_EVERY_NS)
+    if (!tier_disk_full(w->tier) || (w->shrunk_ns && clock_boot_ns() - w->shrunk_ns < SHRINK_EVERY_NS))
         return;
     if (writer_begin(w, &txn) != FRESHET_OK)
         return;
-    writer_usage(w, txn, &used, &pages);
+    writer_usage(w, txn, &usage);
     tier_drop(txn);
-    if (used < pages) {
-        w->room = used < ROOM_LEAST ? ROOM_LEAST : used;
+    if (usage.used < usage.all) {
+        w->room = usage.used < ROOM_LEAST ? ROOM_LEAST : usage.used;
         w->shrunk_ns = clock_boot_ns();
     }
 }
 
-/* Delete, at the hand, until `more` pages would fit below the mark, or so many heads are looked at or deleted.
- * `least`: so many leave in any case. */
-static freshet_result writer_evict(struct writer *w, struct tier_txn *txn, uint64_t more, uint32_t scans,
-                                   uint32_t deletions, uint32_t least, struct tally *tally)
+/* The next sheet of a log that has one, the fittest first. */
+static freshet_result writer_tail(struct tier_txn *txn, const struct tier_usage *usage, struct judging *judging,
+                                  struct tier_found *found)
 {
-    int64_t now_ns = clock_boot_ns();
-    uint32_t deleted = 0;
+    const uint64_t bytes[POLICY_LOGS] = {usage->log_sheets[POLICY_SMALL] * SHEET_ROOM,
+                                         usage->log_sheets[POLICY_MAIN] * SHEET_ROOM};
+    uint32_t log = policy_next(&judging->w->policy, bytes);
+    freshet_result result = FRESHET_MISS;
 
-    while (scans >= EVICT_STEP && deleted < deletions && (deleted < least || writer_excess(w, txn, more) > 0)) {
-        uint32_t count, i = 0;
-        freshet_result result = tier_scan(txn, w->hand, EVICT_STEP, w->hashes, w->records, &count);
+    for (uint32_t i = 0; i < TIER_LOGS && result == FRESHET_MISS; i++)
+        result = tier_tail(txn, (log + i) % TIER_LOGS, writer_judge, judging, found);
+    return result;
+}
 
+/* Is so much of the logs nobody's that it is enough to take that? */
+static bool usage_is_dead(const struct tier_usage *usage)
+{
+    uint64_t sheets = 0;
+
+    for (uint32_t log = 0; log < TIER_LOGS; log++)
+        sheets += usage->log_sheets[log];
+    return usage->live < sheets && sheets - usage->live > sheets / DEAD_SHARE;
+}
+
+/* Free sheets at the tails until `more` pages fit below the mark, or so many were looked at.  `least`: so many in any
+ * case. */
+static freshet_result writer_evict(struct writer *w, struct tier_txn *txn, uint64_t more, uint32_t sheets,
+                                   uint32_t least, struct judging *judging)
+{
+    struct tier_found found = {0};
+    struct tier_usage usage;
+
+    for (uint32_t i = 0; i < sheets; i++) {
+        freshet_result result;
+        uint64_t excess;
+
+        writer_usage(w, txn, &usage);
+        excess = evict_excess(usage.used - usage.owed + more, usage.all);
+        if (i >= least && excess == 0)
+            break;
+        if (judging->room < SHEET_SIZE && !judging->none_stays) {
+            if (excess <= evict_reserve(usage.all) / SLACK_SHARE)
+                break; /* the next batch goes on */
+            judging->none_stays = true;
+        }
+        judging->dead_only = usage_is_dead(&usage) && !judging->none_stays;
+        result = writer_tail(txn, &usage, judging, &found);
+        if (result == FRESHET_MISS)
+            break;
         if (result != FRESHET_OK)
             return result;
-        for (; i < count && deleted < deletions && (deleted < least || writer_excess(w, txn, more) > 0); i++) {
-            bool gone;
-
-            if ((result = writer_judge(w, txn, i, now_ns, true, tally, &gone)) != FRESHET_OK)
-                return result;
-            deleted += gone;
-        }
-        /* What was not looked at is the next turn's. */
-        w->wraps += hand_move(w->hand, w->hashes, i, i < count ? i : EVICT_STEP);
-        scans -= EVICT_STEP;
     }
     return FRESHET_OK;
 }
@@ -258,30 +328,35 @@ static void writer_age(struct writer *w)
     }
 }
 
-/* Evict in small transactions until `more` pages fit below the mark, at least `least` records. */
+/* Drop whole sheets, copying nothing, in small transactions until `more` pages fit below the mark; at least `least`. */
 static void writer_make_room(struct writer *w, uint64_t more, uint32_t least)
 {
-    uint32_t wraps = w->wraps;
     bool deleted = false;
 
-    for (uint32_t round = 0; round < ROOM_ROUNDS && w->wraps - wraps <= 3 && !writer_must_end(w); round++) {
+    for (uint32_t round = 0; round < ROOM_ROUNDS && !writer_must_end(w); round++) {
         struct tally tally = {0};
+        struct judging judging = judging_begin(w, &tally);
+        struct tier_usage usage, after;
         struct tier_txn *txn;
 
         if (writer_begin(w, &txn) != FRESHET_OK)
             return;
-        if (least == 0 && writer_excess(w, txn, more) == 0) {
+        writer_usage(w, txn, &usage);
+        if (least == 0 && evict_excess(usage.used + more, usage.all) == 0) {
             tier_drop(txn);
             break;
         }
-        if (writer_evict(w, txn, more, ROOM_SCANS, ROOM_DELETIONS, least, &tally) != FRESHET_OK) {
+        judging.none_stays = true;
+        if (writer_evict(w, txn, more, ROOM_SHEETS, least, &judging) != FRESHET_OK) {
             tier_drop(txn);
+            tally_count_gone(w->control, &tally);
             break;
         }
         least = 0;
-        if (tally.evictions + tally.voids + tally.expired == 0) {
+        tier_usage(txn, &after);
+        if (after.used == usage.used && after.owed == 0) { /* there is nothing to drop */
             tier_drop(txn);
-            continue; /* all were marked as read; their marks are gone now */
+            break;
         }
         if (writer_commit(w, txn, &tally) != FRESHET_OK)
             break;
@@ -329,12 +404,13 @@ static bool writer_give_position(struct writer *w, const struct item *item, stru
 static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const struct item *item, struct tally *tally)
 {
     struct record record = item->record, old;
+    struct tier_fate where = {0};
     freshet_result result;
     bool there;
 
     if (item->turn.slot)
         return FRESHET_OK;
-    result = tier_peek(txn, item->key.hash, &old);
+    result = tier_peek(txn, &item->key, &old, &where);
     if (result < 0)
         return result;
     there = result == FRESHET_OK;
@@ -348,12 +424,15 @@ static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const s
     }
     if (item->receipt && !writer_give_position(w, item, &record))
         return FRESHET_OK;
-    if (evict_choose(&record, &item->key, w->control, clock_boot_ns(), false) != EVICT_KEEP ||
+    if (evict_choose(&record, &item->key, w->control, clock_boot_ns()) != EVICT_KEEP ||
         (there && !record_replaces(&record, &old, record.epoch))) {
         tally->refused++;
         return FRESHET_OK;
     }
-    result = tier_write(txn, &item->key, &record, item->value);
+    where.log = policy_admit(&w->policy, bytes_get64(item->key.hash), item->size,
+                             there && where.log < POLICY_LOGS ? (enum policy_log)where.log : POLICY_LOGS,
+                             &where.touched);
+    result = tier_write(txn, &item->key, &record, item->value, where.log, where.touched);
     if (result == FRESHET_EINVAL) { /* above the limit that the tier was opened with: no fault of the transaction's */
         tally->dropped++;
         return FRESHET_OK;
@@ -362,22 +441,15 @@ static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const s
     return result;
 }
 
-/* What the tier has anew is not to be hidden by an older copy. */
-static void writer_clear_shelf(const struct writer *w, const struct item *item, uint32_t count)
-{
-    for (; item && count > 0; item = item->next, count--)
-        if (!item->turn.slot)
-            shelf_drop(w->control, &item->key);
-}
-
 /* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked
  * at, all of them written or none. */
 static freshet_result writer_attempt(struct writer *w, const struct item *item, uint32_t most, uint32_t *ret_taken)
 {
-    const struct item *first = item;
     struct tally tally = {0};
+    struct judging judging = judging_begin(w, &tally);
+    struct tier_usage usage;
     struct tier_txn *txn;
-    uint64_t used, pages, budget, spent = 0;
+    uint64_t budget, spent = 0;
     freshet_result result;
 
     *ret_taken = most;
@@ -385,24 +457,26 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
         writer_make_room(w, tier_pages(&item->record), 0);
     if ((result = writer_begin(w, &txn)) != FRESHET_OK)
         return result;
-    writer_usage(w, txn, &used, &pages);
-    budget = used < pages ? (pages - used) / 4 : 0;
+    writer_usage(w, txn, &usage);
+    budget = usage_free(&usage) / SHARE_FREE;
     for (*ret_taken = 0; *ret_taken < most && item; item = item->next) {
-        spent += tier_pages(&item->record);
-        if (*ret_taken > 0 && spent > budget)
+        spent += item->size;
+        if (*ret_taken > 0 && spent / SHEET_ROOM > budget)
             break;
         ++*ret_taken;
         if ((result = writer_put(w, txn, item, &tally)) != FRESHET_OK)
             goto failed;
     }
-    /* A few more than were added, so that it pays off; the rest is the next batch's. */
-    if ((result = writer_evict(w, txn, 0, EVICT_SCANS, 2 * *ret_taken + ROOM_DELETIONS, 0, &tally)) != FRESHET_OK)
+    judging.room = usage_free(&usage) / SHARE_COPIES * SHEET_ROOM;
+    if (judging.room < COPIES_LEAST * SHEET_ROOM)
+        judging.room = COPIES_LEAST * SHEET_ROOM;
+    judging.most = judging.room;
+    if ((result = writer_evict(w, txn, 0, TAIL_SHEETS + 4 * (uint32_t)(spent / SHEET_ROOM), 0, &judging)) != FRESHET_OK)
         goto failed;
-    if ((result = writer_commit(w, txn, &tally)) == FRESHET_OK)
-        writer_clear_shelf(w, first, *ret_taken);
-    return result;
+    return writer_commit(w, txn, &tally);
 failed:
     tier_drop(txn);
+    tally_count_gone(w->control, &tally);
     return result;
 }
 
@@ -414,6 +488,8 @@ static uint32_t writer_write_some(struct writer *w, const struct item *item, uin
     freshet_result result = writer_attempt(w, item, count, &taken);
 
     if (result == FRESHET_ENOSPC && !writer_must_end(w)) {
+        /* In a map that is full for a snapshot no deletion makes room: what is in use must not pay for it. */
+        uint32_t least = tier_disk_full(w->tier) ? TAIL_SHEETS : 0;
         uint64_t pages = 0;
         const struct item *it = item;
 
@@ -422,7 +498,9 @@ static uint32_t writer_write_some(struct writer *w, const struct item *item, uin
             pages += tier_pages(&it->record);
         if (tier_reader_check(w->tier) == 0)
             writer_shrink(w);
-        writer_make_room(w, pages, ROOM_DELETIONS);
+        writer_make_room(w, pages, least);
+        if (least == 0)
+            writer_age(w);
         result = writer_attempt(w, item, taken, &taken);
     }
     if (taken == 0)
@@ -436,38 +514,21 @@ static uint32_t writer_write_some(struct writer *w, const struct item *item, uin
 
 /* ---- housekeeping ---- */
 
-/* Look at some heads and delete the void and the expired; was most of them so? */
+/* Look at some sheets for the void and the expired; was most of them so? */
 static bool writer_sweep(struct writer *w)
 {
     struct tally tally = {0};
+    struct judging judging = judging_begin(w, &tally);
     struct tier_txn *txn;
-    int64_t now_ns = clock_boot_ns();
-    uint64_t used, pages, most;
-    uint32_t count, deleted = 0, i;
-    freshet_result result;
+    uint32_t asked, gone;
+    bool round;
 
     if (writer_begin(w, &txn) != FRESHET_OK)
         return false;
-    writer_usage(w, txn, &used, &pages);
-    most = used < pages ? (pages - used) / 8 : 0;
-    if (tier_scan(txn, w->sweep, SWEEP_HEADS, w->hashes, w->records, &count) != FRESHET_OK)
-        goto out;
-    for (i = 0; i < count && (deleted == 0 || deleted < most); i++) {
-        bool gone;
-
-        if (writer_judge(w, txn, i, now_ns, false, &tally, &gone) != FRESHET_OK)
-            goto out;
-        deleted += gone;
-    }
-    bool round = hand_move(w->sweep, w->hashes, i, i < count ? i : SWEEP_HEADS);
-
-    if (deleted == 0)
-        goto out;
-    result = writer_commit(w, txn, &tally);
-    return result == FRESHET_OK && deleted > i / 2 && !round;
-out:
+    round = tier_sweep(txn, &w->sweep, SWEEP_SHEETS, writer_judge_sweep, &judging, &asked, &gone);
     tier_drop(txn);
-    return false;
+    tally_count(w->control, &tally);
+    return gone > asked / 2 && !round;
 }
 
 static bool writer_idle(struct writer *w)
@@ -682,21 +743,19 @@ static bool writer_start(struct writer *w)
 freshet_result writer_open(struct writer **ret_writer, struct control *control, struct tier *tier)
 {
     struct writer *w = calloc(1, sizeof *w);
-    uint64_t limit = tier_map_size(tier) / 16;
+    uint64_t limit = tier_size(tier) / 16;
     pthread_condattr_t monotonic;
 
     if (!w)
         return fail(FRESHET_ENOMEM, "no memory for the tier's writer");
     w->control = control;
     w->tier = tier;
+    policy_open(&w->policy, control->policy, control->tier_size);
     w->queue_limit = limit < QUEUE_LEAST ? QUEUE_LEAST : limit > QUEUE_MOST ? QUEUE_MOST : limit;
-    w->value_limit = tier_map_size(tier) / 4;
+    w->value_limit = tier_size(tier) / 4;
     w->last = &w->first;
     w->holds = 1;
     w->room = UINT64_MAX;
-    if (getrandom(w->hand, sizeof w->hand, GRND_NONBLOCK) != (ssize_t)sizeof w->hand)
-        memset(w->hand, 0, sizeof w->hand); /* any place will do; processes should only not all begin at one */
-    memcpy(w->sweep, w->hand, sizeof w->sweep);
     pthread_mutex_init(&w->lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

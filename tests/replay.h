@@ -10,6 +10,7 @@
 
 #include <test.h>
 
+#include "../tools/trace.h"
 #include <policy.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,67 +216,14 @@ static inline struct replay_result replay_lru(const struct replay_trace *trace, 
     return result;
 }
 
-/* A heap of (next use, key), the farthest first. */
-static inline void replay_heap_add(uint64_t *heap, size_t *count, uint64_t entry)
-{
-    size_t at = ++*count;
-
-    for (; at > 1 && heap[at / 2] < entry; at /= 2)
-        heap[at] = heap[at / 2];
-    heap[at] = entry;
-}
-
-static inline uint64_t replay_heap_take(uint64_t *heap, size_t *count)
-{
-    uint64_t top = heap[1], entry = heap[(*count)--];
-    size_t at = 1;
-
-    for (size_t child; (child = 2 * at) <= *count; at = child) {
-        child += child < *count && heap[child + 1] > heap[child];
-        if (heap[child] <= entry)
-            break;
-        heap[at] = heap[child];
-    }
-    heap[at] = entry;
-    return top;
-}
-
 /* Belady's, for records of one size of which `room` fit. */
 static inline struct replay_result replay_optimum(const struct replay_trace *trace, uint32_t room)
 {
-    uint32_t *next = replay_memory(trace->count, sizeof *next), *seen = replay_memory(trace->distinct, sizeof *seen);
-    uint64_t *heap = replay_memory(trace->count + 1, sizeof *heap);
-    struct replay_result result = {0};
-    size_t entries = 0;
-    uint32_t held = 0;
+    const struct trace keys = {.keys = trace->keys, .count = trace->count, .distinct = trace->distinct};
+    int64_t hits = trace_optimum(&keys, room);
 
-    for (size_t i = trace->count; i-- > 0;) { /* when it is asked for next, counted from 1; never: the end */
-        next[i] = seen[trace->keys[i]] ? seen[trace->keys[i]] : UINT32_MAX;
-        seen[trace->keys[i]] = (uint32_t)i + 1;
-    }
-    memset(seen, 0, trace->distinct * sizeof *seen); /* from now on: the next use of what is here */
-    for (size_t i = 0; i < trace->count; i++) {
-        uint32_t key = trace->keys[i];
-
-        if (seen[key]) {
-            result.hits++;
-        } else if (held < room) {
-            held++;
-        } else {
-            for (bool gone = false; !gone;) { /* entries of an earlier use are passed over */
-                uint64_t far = replay_heap_take(heap, &entries);
-
-                if ((gone = seen[(uint32_t)far] == far >> 32))
-                    seen[(uint32_t)far] = 0;
-            }
-        }
-        seen[key] = next[i];
-        replay_heap_add(heap, &entries, (uint64_t)next[i] << 32 | key);
-    }
-    free(next);
-    free(seen);
-    free(heap);
-    return result;
+    EXPECT(hits >= 0);
+    return (struct replay_result){.hits = (uint64_t)hits};
 }
 
 #endif

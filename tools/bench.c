@@ -343,6 +343,7 @@ static const struct {
     {"fill", bench_fill, false, false},
     {"memory", bench_memory, false, false},
     {"strong", bench_strong, true, true},
+    {"evict", bench_evict, false, false},
 };
 
 /* The place of the run: a directory, a keyring, a server if one is to be had. */
@@ -380,8 +381,12 @@ int cmd_bench(struct tool *tool)
         free(bench);
         return tool_error(tool, TOOL_USAGE, "usage",
                           "bench measures get, get-hot, get-2, get-beside, hit, fetch, change, invalidate, fence, "
-                          "fill, memory or strong, not \"%s\"",
+                          "fill, memory, strong or evict, not \"%s\"",
                           tool->args[0]);
+    }
+    if (tool->args_count > 1 && benches[which].run != bench_evict) {
+        free(bench);
+        return tool_error(tool, TOOL_USAGE, "usage", "bench %s takes no more words", tool->args[0]);
     }
     bench->tool = tool;
     bench->name = benches[which].name;
@@ -391,9 +396,9 @@ int cmd_bench(struct tool *tool)
     bench_server_stop(bench);
     if (bench->dir[0])
         tool_scratch_remove(bench->dir);
-    if (good && tool->json)
+    if (good && bench->rows_count > 0 && tool->json)
         show_json(bench);
-    else if (good)
+    else if (good && bench->rows_count > 0)
         show_table(bench);
     else if (tool_ended)
         tool_note("bench %s: ended before it was done", bench->name);

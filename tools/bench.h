@@ -63,6 +63,7 @@ bool bench_fence(struct bench *bench);
 bool bench_fill(struct bench *bench);
 bool bench_memory(struct bench *bench);
 bool bench_strong(struct bench *bench);
+bool bench_evict(struct bench *bench); /* shows its own table, and adds no rows */
 
 /* Say why a run ends early; always false. */
 bool bench_stop(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -88,7 +89,7 @@ void bench_rows_times(struct bench *bench, const char *name, double most, double
 
 bool bench_server_start(struct bench *bench); /* false: there is none on the PATH; nothing was said */
 void bench_server_stop(struct bench *bench);
-enum bench_how { BENCH_ALONE = 0, BENCH_JOINED = 1, BENCH_NO_SHELF = 2 };
+enum bench_how { BENCH_ALONE = 0, BENCH_JOINED = 1 };
 /* A cache in the directory `host` of the run; NULL: said why. */
 freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, unsigned how);
 

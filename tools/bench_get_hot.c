@@ -1,8 +1,8 @@
 /*
- * bench_get_hot.c - hits on keys of which some are asked for far more often than others, the hot shelf at work: beside
- * raw LMDB, and beside the plainest table in shared memory that would do the same work (bench_table.c).
+ * bench_get_hot.c - hits on keys of which some are asked for far more often than others: beside raw LMDB, and beside
+ * the plainest table in shared memory that would do the same work (bench_table.c).
  *
- * Hot keys come onto the shelf as they are read, so both sides are read for a while before anything counts.
+ * Both sides are read for a while before anything counts.
  */
 #include "bench_reads.h"
 

@@ -92,7 +92,6 @@ freshet *bench_open(struct bench *bench, const char *host, uint64_t tier_size, u
     options.dir = dir;
     options.tier_size = tier_size;
     options.deadline_ms = 10000; /* a busy machine is slow, not wrong */
-    options.no_shelf = how & BENCH_NO_SHELF;
     join.keyring = bench->keyring;
     if ((result = freshet_open(&cache, &options)) != FRESHET_OK) {
         bench_stop_result(bench, result, "cannot open a tier");

@@ -40,6 +40,8 @@ static const struct counter counters[] = {
     GROUP("Records"),
     COUNTER(entries, "entries"),
     COUNTER(bytes, "bytes in use"),
+    COUNTER(live_bytes, "of them entries"),
+    COUNTER(index_size, "of them the index"),
     COUNTER(tier_size, "bytes at most"),
     COUNTER(control_size, "control page"),
     COUNTER(fills, "written"),

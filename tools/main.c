@@ -34,6 +34,8 @@ static const char help[] =
     "  keygen FILE [--like FILE]  write a new keyring, of the same fleet as another\n"
     "  bench get|get-hot|get-2|get-beside|hit|fetch|change|invalidate|fence|fill|memory|strong\n"
     "        [--quick] [--local]  measure, beside the floor of the same run\n"
+    "  bench evict TRACE [ENTRIES...] [--quick]\n"
+    "                             replay a trace of requests, beside LRU and the optimum\n"
     "\n"
     "Options\n"
     "  -n, --name NAME            the cache (\"default\")\n"
@@ -69,7 +71,7 @@ static const struct command commands[] = {
     {"stat", cmd_stat, 0, 0, "wcb"},
     {"watch", cmd_watch, 0, 1 << 30, "xcp"},
     {"keygen", cmd_keygen, 1, 1, "l"},
-    {"bench", cmd_bench, 1, 1, "qL"},
+    {"bench", cmd_bench, 1, 1 << 30, "qL"},
 };
 
 /* Letters below 'A' stand for options that every command knows. */

@@ -129,9 +129,9 @@ typedef struct freshet_options {
     const char *name;          /* of the cache, the same on every host; NULL: "default" */
     const char *dir;           /* the tier's directory, its last part created if absent (mode 0700);
                                 * NULL: /dev/shm/freshet-UID/NAME, all of it created */
-    uint64_t tier_size;        /* bytes, at most, of the tier's LMDB map; the control page comes on top (2 to 9 %
-                                * from 16 MiB on, of less about half a MiB).  0: what an existing tier has, else
-                                * 64 MiB; least 1 MiB */
+    uint64_t tier_size;        /* bytes, at most, of the tier's map and index together; the control page comes on top
+                                * (1 to 4 % from 16 MiB on, of less about half a MiB).  0: what an existing tier has,
+                                * else 64 MiB; least 1 MiB, most 4 TiB */
     uint32_t value_max;        /* bytes of the largest value taken; 0: FRESHET_VALUE_MAX_DEFAULT */
     uint32_t max_staleness_ms; /* the bound; 0: 500; 20 to 600,000.  Of a tier's processes the first fixes the upper
                                 * limit for the others, of a fleet's hosts likewise */
@@ -139,7 +139,6 @@ typedef struct freshet_options {
     freshet_policy policy;     /* when the bound cannot be shown */
     uint32_t partitions;       /* 0: what an existing tier has, else 1; fixed when the cache is first created */
     uint32_t deadline_ms;      /* for calls that name none; 0: 1,000 */
-    bool no_shelf;             /* this handle's reads put nothing on the hot shelf: so the tier beneath is measured */
 } freshet_options;
 
 /* Open the tier, creating it when absent.  One directory opened twice in a process is one tier inside.  A control page
@@ -205,6 +204,41 @@ typedef struct freshet_read_options {
  * empty).  Redis out of reach is a miss, not a failure.  `options`, `buf` and `answer` may be NULL. */
 FRESHET_API freshet_result freshet_get(freshet *cache, const void *key, size_t key_size,
                                        const freshet_read_options *options, freshet_buf *buf, freshet_answer *answer);
+
+/* One of many keys. */
+typedef struct freshet_get_item {
+    size_t struct_size;
+    const void *key;
+    size_t key_size;
+    freshet_buf *buf;       /* gets the value; may be NULL; each item needs one of its own */
+    freshet_answer *answer; /* may be NULL; begun with FRESHET_INIT */
+    freshet_result result;  /* comes back: as freshet_get's */
+} freshet_get_item;
+
+/* Get many entries of the tier as they were at one moment: all are copied, then all are judged, so no two of the values
+ * that come from the tier exclude each other.  What the tier may not serve is asked for as freshet_get would, one after
+ * the other, each with the deadline of its own.  FRESHET_OK when every item has its result; else nothing has been
+ * read.  One allocation; quicker than so many calls, since memory is waited for side by side. */
+FRESHET_API freshet_result freshet_get_many(freshet *cache, freshet_get_item *items, size_t count,
+                                            const freshet_read_options *options);
+
+/* A stretch of a value where it lies. */
+typedef struct freshet_piece {
+    const void *data;
+    size_t size; /* bytes; at most 4 KiB but for an answer that does not come from the tier */
+} freshet_piece;
+
+/* What freshet_view calls with a value: the pieces, one behind the other, are the value (none: it is empty).  They and
+ * *answer are valid during the call only.  While it runs the tier can use no page again that was in use when it began,
+ * so it should be short: write the pieces to a socket, parse them; no waiting for locks or users.  A process that stays
+ * in it for long costs the host fills, never hits, and is forgotten when it dies. */
+typedef void (*freshet_view_fn)(const freshet_piece *pieces, size_t count, const freshet_answer *answer, void *arg);
+
+/* Get an entry without copying it: as freshet_get, but the value is lent to `fn` for the time of the call.  `fn` is
+ * called once with FRESHET_OK and FRESHET_STALE, else not.  It is judged before the call (answer->judged_at_ns), and
+ * what is lent does not change while it is.  Worth it for values of some kilobytes and more. */
+FRESHET_API freshet_result freshet_view(freshet *cache, const void *key, size_t key_size,
+                                        const freshet_read_options *options, freshet_view_fn fn, void *arg);
 
 /* What a loader is told, and may answer beside the value. */
 typedef struct freshet_load_request {
@@ -434,6 +468,9 @@ typedef struct freshet_stats {
                                                * to; records read below are void */
     uint64_t tag_changes;                     /* tags and namespaces that this host's processes changed */
     uint64_t tag_fences; /* slots of the tables of tags that have ever been raised, of 4,096 in a partition */
+    uint64_t live_bytes; /* of `bytes`, what the entries take; the rest is of replaced and void ones, whose room is used
+                          * again as their turn comes, of LMDB's own, and of the index */
+    uint64_t index_size; /* bytes of `bytes` that the index takes */
 } freshet_stats;
 
 FRESHET_API freshet_result freshet_stat(freshet *cache, freshet_stats *stats);

@@ -753,7 +753,7 @@ static double row_ours(const char *json, const char *name)
 
 TEST_LONG(a_hit_makes_no_system_call_allocates_nothing_locks_nothing_and_stores_nothing_that_others_see, 240)
 {
-    static const char *const kinds[] = {"64B, shelf", "1KiB, map"};
+    static const char *const kinds[] = {"64B", "1KiB"};
     static const char *const counted[] = {"system calls", "allocations", "locks"};
     struct outcome outcome = TOOL("bench", "hit", "--quick", "--json");
 

@@ -37,6 +37,7 @@ struct tier {
     struct sim_tier *map;
     struct sim_host *host;
     struct sim_process *process;
+    struct key_space space;
     uint64_t size, limit;
 };
 
@@ -158,15 +159,16 @@ ino_t dir_page(const struct dir *dir)
 
 /* ---- the map ---- */
 
-freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation, uint64_t map_size,
-                         uint64_t limit, bool *ret_damaged)
+freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t generation,
+                         const struct key_space *space, uint64_t map_size, uint64_t limit, bool *ret_damaged)
 {
     struct tier *tier = calloc(1, sizeof *tier);
     struct sim_host *host = sim_self->process->host;
 
     (void)dir_path;
     *ret_damaged = false;
-    *tier = (struct tier){.host = host, .process = sim_self->process, .size = map_size, .limit = limit};
+    *tier = (struct tier){
+        .space = *space, .host = host, .process = sim_self->process, .size = map_size, .limit = limit};
     for (tier->map = host->maps; tier->map && tier->map->generation != generation; tier->map = tier->map->next)
         ;
     if (!tier->map) {
@@ -221,6 +223,29 @@ freshet_result tier_read(struct tier *tier, const struct key *key, struct record
     return result;
 }
 
+const void *tier_place(const struct tier *tier, const struct key *key)
+{
+    (void)key;
+    return tier;
+}
+
+freshet_result tier_view(struct tier *tier, const struct key *key, struct record *ret_record,
+                         struct tier_view *ret_view)
+{
+    freshet_buf buf = {0};
+    freshet_result result = tier_read(tier, key, ret_record, &buf);
+
+    *ret_view = (struct tier_view){.pieces = ret_view->some, .count = 1};
+    ret_view->some[0] = (freshet_piece){buf.data, buf.size}; /* never freed: runs are short */
+    return result;
+}
+
+void tier_view_end(struct tier *tier, struct tier_view *view)
+{
+    (void)tier;
+    (void)view;
+}
+
 freshet_result tier_each(struct tier *tier, tier_each_fn fn, void *arg)
 {
     for (uint32_t i = 0; i < tier->map->count; i++)
@@ -246,6 +271,12 @@ freshet_result tier_begin(struct tier *tier, struct tier_txn **ret_txn)
     return FRESHET_OK;
 }
 
+uint64_t tier_displaced(struct tier *tier)
+{
+    (void)tier;
+    return 0;
+}
+
 freshet_result tier_commit(struct tier_txn *txn)
 {
     struct sim_tier *map = txn->tier->map;
@@ -265,22 +296,27 @@ void tier_drop(struct tier_txn *txn)
     free(txn);
 }
 
-freshet_result tier_peek(struct tier_txn *txn, const uint8_t hash[16], struct record *ret_record)
+freshet_result tier_peek(struct tier_txn *txn, const struct key *key, struct record *ret_record,
+                         struct tier_fate *ret_where)
 {
-    const struct row *row = row_find(txn->rows, txn->count, hash);
+    const struct row *row = row_find(txn->rows, txn->count, key->hash);
 
     if (!row)
         return FRESHET_MISS;
     *ret_record = row->record;
+    *ret_where = (struct tier_fate){.keep = true};
     return FRESHET_OK;
 }
 
-freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value)
+freshet_result tier_write(struct tier_txn *txn, const struct key *key, const struct record *record, const void *value,
+                          uint32_t log, uint8_t touched)
 {
     struct row row = {.used = true, .record = *record};
     uint32_t at = 0;
 
-    (void)tier_delete(txn, key->hash);
+    (void)log;
+    (void)touched;
+    tier_delete(txn, key);
     if (txn->count == ROWS_MOST)
         return FRESHET_ENOSPC;
     memcpy(row.hash, key->hash, 16);
@@ -296,27 +332,62 @@ freshet_result tier_write(struct tier_txn *txn, const struct key *key, const str
     return FRESHET_OK;
 }
 
-freshet_result tier_delete(struct tier_txn *txn, const uint8_t hash[16])
+static void rows_delete(struct row *rows, uint32_t *count, const uint8_t hash[16])
 {
-    struct row *row = row_find(txn->rows, txn->count, hash);
+    struct row *row = row_find(rows, *count, hash);
 
     if (!row)
-        return FRESHET_OK;
-    memmove(row, row + 1, (size_t)(&txn->rows[txn->count] - (row + 1)) * sizeof *row);
-    txn->count--;
+        return;
+    memmove(row, row + 1, (size_t)(&rows[*count] - (row + 1)) * sizeof *row);
+    --*count;
+}
+
+/* At once, as the library's. */
+void tier_delete(struct tier_txn *txn, const struct key *key)
+{
+    rows_delete(txn->rows, &txn->count, key->hash);
+    rows_delete(txn->tier->map->rows, &txn->tier->map->count, key->hash);
+}
+
+/* There are no logs here: all rows are on one sheet, which is asked about as a whole. */
+static uint32_t rows_judge(struct tier_txn *txn, tier_judge_fn judge, void *arg, uint32_t *ret_gone)
+{
+    uint32_t asked = 0;
+
+    *ret_gone = 0;
+    for (uint32_t i = 0; i < txn->count; asked++) {
+        struct tier_entry entry = {.record = txn->rows[i].record, .bytes = 1};
+
+        key_make(&entry.key, &txn->tier->space, txn->rows[i].bytes, entry.record.key_size);
+        if (judge(&entry, arg).keep) {
+            i++;
+            continue;
+        }
+        tier_delete(txn, &entry.key);
+        ++*ret_gone;
+    }
+    return asked;
+}
+
+freshet_result tier_tail(struct tier_txn *txn, uint32_t log, tier_judge_fn judge, void *arg,
+                         struct tier_found *ret_found)
+{
+    uint32_t gone;
+
+    *ret_found = (struct tier_found){0};
+    if (log != 0 || txn->count == 0)
+        return FRESHET_MISS;
+    (void)rows_judge(txn, judge, arg, &gone);
     return FRESHET_OK;
 }
 
-freshet_result tier_scan(struct tier_txn *txn, const uint8_t hash[16], uint32_t most, uint8_t (*ret_hashes)[16],
-                         struct record *ret_records, uint32_t *ret_count)
+bool tier_sweep(struct tier_txn *txn, struct tier_hand *hand, uint32_t sheets, tier_judge_fn judge, void *arg,
+                uint32_t *ret_asked, uint32_t *ret_gone)
 {
-    *ret_count = 0;
-    for (uint32_t i = 0; i < txn->count && *ret_count < most; i++)
-        if (memcmp(txn->rows[i].hash, hash, 16) >= 0) {
-            memcpy(ret_hashes[*ret_count], txn->rows[i].hash, 16);
-            ret_records[(*ret_count)++] = txn->rows[i].record;
-        }
-    return FRESHET_OK;
+    (void)hand;
+    (void)sheets;
+    *ret_asked = rows_judge(txn, judge, arg, ret_gone);
+    return true;
 }
 
 freshet_result tier_tick(struct tier_txn *txn)
@@ -325,10 +396,9 @@ freshet_result tier_tick(struct tier_txn *txn)
     return FRESHET_OK;
 }
 
-void tier_usage(struct tier_txn *txn, uint64_t *ret_used, uint64_t *ret_pages)
+void tier_usage(struct tier_txn *txn, struct tier_usage *ret_usage)
 {
-    *ret_used = txn->count;
-    *ret_pages = txn->tier->size / 4096;
+    *ret_usage = (struct tier_usage){.used = txn->count, .live = txn->count, .all = txn->tier->size / 4096};
 }
 
 uint64_t tier_pages(const struct record *record)
@@ -337,23 +407,15 @@ uint64_t tier_pages(const struct record *record)
     return 1;
 }
 
-uint32_t tier_page_size(const struct tier *tier)
+bool tier_disk_full(const struct tier *tier)
 {
     (void)tier;
-    return 4096;
+    return false;
 }
 
-uint64_t tier_map_size(const struct tier *tier)
+uint64_t tier_size(const struct tier *tier)
 {
     return tier->size;
-}
-
-bool tier_next_hash(uint8_t hash[16])
-{
-    for (int i = 15; i >= 0; i--)
-        if (++hash[i])
-            return true;
-    return false;
 }
 
 int tier_reader_check(struct tier *tier)
@@ -364,5 +426,5 @@ int tier_reader_check(struct tier *tier)
 
 void tier_facts(struct tier *tier, struct tier_facts *ret_facts)
 {
-    *ret_facts = (struct tier_facts){.rows = tier->map->count, .map_bytes = tier->size, .readers = 1};
+    *ret_facts = (struct tier_facts){.rows = tier->map->count, .size = tier->size, .readers = 1};
 }

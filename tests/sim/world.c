@@ -13,7 +13,6 @@
 #include <freshet_fleet.h>
 #include <host.h>
 #include <scripts.h>
-#include <shelf.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -588,7 +587,6 @@ static struct redis_lua *lua; /* the scripts, compiled: the same in every run */
 void world_prepare(void)
 {
     lua = redis_lua_open();
-    shelf_rarity = 1; /* runs are short, and it is to be met */
     net_start(0, lua, NULL);
     for (unsigned i = 0; i < SCRIPT_ALL; i++) {
         const struct script_text *text = &script_texts[i];

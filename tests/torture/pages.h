@@ -44,7 +44,7 @@ static inline uint64_t pages_word(unsigned key)
 
 static inline size_t pages_value(unsigned key, char *bytes)
 {
-    size_t words = key % 10 == 0 ? PAGES_VALUE_MOST / 8 : 8 + key % 100;
+    size_t words = key % 10 == 0 ? PAGES_VALUE_MOST / 8 : 64 + key % 100; /* a stray line is not most of it */
     uint64_t word = pages_word(key);
 
     for (size_t i = 0; i < words; i++)

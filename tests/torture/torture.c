@@ -129,6 +129,8 @@ static freshet_result loader(freshet_load_request *request, freshet_buf *value, 
                            torture_value(loading->row, loading->torture->rows[loading->row] + 1, bytes));
 }
 
+_Thread_local bool torture_hit;
+
 freshet_result torture_read(struct torture *torture, freshet *cache, unsigned row, bool load)
 {
     static _Thread_local freshet_buf buf;
@@ -144,10 +146,11 @@ freshet_result torture_read(struct torture *torture, freshet *cache, unsigned ro
     else
         result = freshet_get(cache, key, size, NULL, &buf, &answer);
     count(torture, result);
+    torture_hit = result == FRESHET_OK && answer.source == FRESHET_FROM_TIER;
     if (result != FRESHET_OK)
         return result;
     torture->answers++;
-    torture->hits += answer.source == FRESHET_FROM_TIER;
+    torture->hits += torture_hit;
     version = torture_version(row, buf.data, buf.size);
     if (version == 0 || version < least + 1) { /* values count from 1 */
         if (!torture->quiet)

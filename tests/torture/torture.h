@@ -45,6 +45,8 @@ size_t torture_key(unsigned row, char key[16]);
 
 /* Load the row, or only get it, and hold the answer against `told`.  The result of the call. */
 freshet_result torture_read(struct torture *torture, freshet *cache, unsigned row, bool load);
+/* Whether this thread's last read was answered from the tier. */
+extern _Thread_local bool torture_hit;
 /* The owner's change: commit, then put or invalidate.  The result of the call. */
 freshet_result torture_change(struct torture *torture, freshet *cache, unsigned row, bool put);
 

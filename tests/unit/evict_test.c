@@ -33,25 +33,25 @@ TEST(a_record_that_the_history_has_passed_is_void)
 
     page_make(&control);
     key_make(&key, &control.space, "k", 1);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP);
     control_raise(control_fence(&control, key.partition, key.slot), 100);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP); /* at the fence is not below it */
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP); /* at the fence is not below it */
     control_raise(control_fence(&control, key.partition, key.slot), 101);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_VOID);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_VOID);
     record.as_of = 200;
     control_raise(&control.parts[key.partition].floor, 200);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP);
     control_raise(&control.parts[key.partition].floor, 201);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_VOID);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_VOID);
     record.as_of = 300;
     control_raise(&control.parts[key.partition].clear, 50);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP);
     control_raise(&control.parts[key.partition].clear, 51);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_VOID);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_VOID);
     record.born = 51;
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP);
     record.epoch = 7;
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_VOID);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_VOID);
     control_close(&control);
 }
 
@@ -68,11 +68,11 @@ TEST(a_record_whose_tag_changed_is_void)
     record.tags[0] = 1;
     record.tags[1] = 2;
     control_raise(control_tag_fence(&control, key.partition, 2), 50);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP);
     control_raise(control_tag_fence(&control, key.partition, 2), 51);
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_VOID);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_VOID);
     record.tag_count = 1;
-    EXPECT_EQ(evict_choose(&record, &key, &control, now, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, now), EVICT_KEEP);
     control_close(&control);
 }
 
@@ -86,7 +86,7 @@ TEST(another_partitions_history_voids_nothing)
     key_make(&key, &control.space, "k", 1);
     control_raise(&control.parts[1 - key.partition].floor, 1000);
     control_raise(&control.parts[1 - key.partition].clear, 1000);
-    EXPECT_EQ(evict_choose(&record, &key, &control, clock_boot_ns(), false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, clock_boot_ns()), EVICT_KEEP);
     control_close(&control);
 }
 
@@ -99,11 +99,11 @@ TEST(an_expired_record_leaves_at_its_time_and_not_before)
     page_make(&control);
     key_make(&key, &control.space, "k", 1);
     record.expires_ns = 1000;
-    EXPECT_EQ(evict_choose(&record, &key, &control, 999, false), EVICT_KEEP);
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1000, false), EVICT_EXPIRED);
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1000, true), EVICT_EXPIRED);
+    EXPECT_EQ(evict_choose(&record, &key, &control, 999), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, 1000), EVICT_EXPIRED);
+    EXPECT_EQ(evict_choose(&record, &key, &control, 1000), EVICT_EXPIRED);
     record.expires_ns = RECORD_NEVER;
-    EXPECT_EQ(evict_choose(&record, &key, &control, INT64_MAX - 1, false), EVICT_KEEP);
+    EXPECT_EQ(evict_choose(&record, &key, &control, INT64_MAX - 1), EVICT_KEEP);
     control_close(&control);
 }
 
@@ -115,34 +115,17 @@ TEST(damaged_rows_are_void)
 
     page_make(&control);
     key_make(&key, &control.space, "k", 1);
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1, false), EVICT_VOID);
+    EXPECT_EQ(evict_choose(&record, &key, &control, 1), EVICT_VOID);
     control_close(&control);
 }
 
-TEST(what_was_read_gets_a_second_chance_and_only_one)
+TEST(one_page_in_24_is_left_free_and_64_more)
 {
-    struct control control;
-    struct record record = record_at(1, 1);
-    struct key key;
-
-    page_make(&control);
-    key_make(&key, &control.space, "k", 1);
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1, true), EVICT_COLD);
-    control_touch(&control, key.touch);
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1, false), EVICT_KEEP); /* no need: the mark stays */
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1, true), EVICT_KEEP);
-    EXPECT_EQ(evict_choose(&record, &key, &control, 1, true), EVICT_COLD);
-    control_close(&control);
-}
-
-TEST(the_mark_is_85_percent_and_leaves_32_pages)
-{
-    EXPECT_EQ(evict_excess(850, 1000), 0);
-    EXPECT_EQ(evict_excess(851, 1000), 1);
-    EXPECT_EQ(evict_excess(1000, 1000), 150);
-    EXPECT_EQ(evict_excess(68, 100), 0); /* 15 would be free, 32 must be */
-    EXPECT_EQ(evict_excess(69, 100), 1);
+    EXPECT_EQ(evict_excess(2236, 2400), 0);
+    EXPECT_EQ(evict_excess(2237, 2400), 1);
+    EXPECT_EQ(evict_excess(2400, 2400), 164);
+    EXPECT_EQ(evict_excess(182, 256), 0);
+    EXPECT_EQ(evict_excess(183, 256), 1);
     EXPECT_EQ(evict_excess(10, 32), 10);
     EXPECT_EQ(evict_excess(0, 0), 0);
-    EXPECT_EQ(evict_excess(UINT64_MAX / 4096, UINT64_MAX / 4096) > 0, true);
 }

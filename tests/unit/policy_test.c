@@ -1,5 +1,5 @@
-/* policy_test.c - who stays: what a scan, a loop, a burst and a shift do to the tier, judged beside LRU and the optimum;
- * and that no state, however damaged, does more than choose badly. */
+/* policy_test.c - who stays: what a scan, a loop, a burst and a shift do to the tier, judged beside LRU and the
+ * optimum; and that no state, however damaged, does more than choose badly. */
 #include <replay.h>
 
 #define ROOM 1000u /* records in the tier */

@@ -587,7 +587,7 @@ static PyObject *cache_join_tokens(PyObject *op, PyObject *args)
     STAT(reconnects) STAT(entries) STAT(bytes) STAT(tier_size) STAT(control_size) STAT(map_full) STAT(readers) \
     STAT(fence_slots) STAT(fences) STAT(partitions) STAT(outbox) STAT(processes) STAT(subscriber_pid) STAT(fleet) \
     STAT(proven_age_ms) STAT(max_staleness_ms) STAT(epoch) STAT(position) STAT(applied) STAT(floor) \
-    STAT(tag_changes) STAT(tag_fences)
+    STAT(tag_changes) STAT(tag_fences) STAT(live_bytes) STAT(index_size)
 
 #define STAT_OBJECT(field)                                                                                             \
     _Generic((field), bool: PyBool_FromLong((long)(field)), int32_t: PyLong_FromLong((long)(field)),                   \
