@@ -4,7 +4,7 @@
  *
  * A batch is whatever is queued when the thread is free: a lone fill is written at once, a flood a hundred at a time.
  * LMDB copies every page that it changes and hands out a freed page again two commits later at the earliest, so a
- * batch also ends when it may have changed a quarter of the free pages, and stays far from the end of the map.
+ * batch also ends at a sixteenth of the free pages, its copies at a sixth, and all stay far from the end of the map.
  *
  * The map is kept below its high-water mark inside the batches themselves: each deletes what it added too much.  Where
  * LMDB finds no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
