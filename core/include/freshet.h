@@ -135,7 +135,7 @@ typedef struct freshet_options {
     uint32_t value_max;        /* bytes of the largest value taken; 0: FRESHET_VALUE_MAX_DEFAULT */
     uint32_t max_staleness_ms; /* the bound; 0: 500; 20 to 600,000.  Of a tier's processes the first fixes the upper
                                 * limit for the others, of a fleet's hosts likewise */
-    uint32_t ttl_ms;           /* for entries that name none; 0: they do not expire */
+    uint32_t ttl_ms;           /* for entries that name none; 0: they do not expire.  Up to 2 ms early, never late */
     freshet_policy policy;     /* when the bound cannot be shown */
     uint32_t partitions;       /* 0: what an existing tier has, else 1; fixed when the cache is first created */
     uint32_t deadline_ms;      /* for calls that name none; 0: 1,000 */
