@@ -298,6 +298,7 @@ TEST_BOTH(a_holder_that_is_killed_after_its_commit_leaves_nothing_stale)
 
     EXPECT(keeps_soon(scene->a, scene->database) && keeps_soon(scene->b, scene->database));
     child = holder(scene, HOLD);
+    EXPECT(test_until(guard_get(scene->a) == -1 && guard_get(scene->b) == -1, 5000)); /* the other host hears of it */
     EXPECT_EQ(guard_load(scene->b, scene->database), 1); /* the old row, read under the guard */
     EXPECT(guard_get(scene->a) == -1 && guard_get(scene->b) == -1);
     scene->database->phase = 2;
