@@ -1336,9 +1336,9 @@ TEST(a_copy_that_another_indexes_does_not_replace_what_came_beside_it)
         struct tier_txn *txn;
 
         tier = tier_at(dir, 4 * MIB);
-        old_record(tier, "k", RECORD_NEVER - 99999999);
+        old_record(tier, "k", RECORD_NEVER - 999999999);
         EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-        write_expiring(txn, "k", 2, RECORD_NEVER - 99999999, 2);
+        write_expiring(txn, "k", 2, RECORD_NEVER - 999999999, 2);
         EXPECT_EQ(tier_tail(txn, 0, keep_in_another, NULL, &found), FRESHET_OK);
         EXPECT(found.kept > 0);
         die_at = "tier_committed";
