@@ -730,12 +730,16 @@ TEST_LONG(bench_writes_the_json_that_was_agreed, 240)
 {
     static const char *const names[] = {"fill", "fetch", "invalidate", "change", "memory"};
 
+    if (test_sanitized())
+        test_skip("measures what a sanitizer slows down");
     for (int i = 0; i < 5; i++)
         expect_bench(names[i], true);
 }
 
 TEST_LONG(bench_measures_beside_other_processes, 240)
 {
+    if (test_sanitized())
+        test_skip("measures what a sanitizer slows down");
     expect_bench("get-2", true);
     expect_bench("get-beside", true);
 }
@@ -755,7 +759,11 @@ TEST_LONG(a_hit_makes_no_system_call_allocates_nothing_locks_nothing_and_stores_
 {
     static const char *const kinds[] = {"64B", "1KiB"};
     static const char *const counted[] = {"system calls", "allocations", "locks"};
-    struct outcome outcome = TOOL("bench", "hit", "--quick", "--json");
+    struct outcome outcome;
+
+    if (test_sanitized())
+        test_skip("counts what a sanitizer adds to");
+    outcome = TOOL("bench", "hit", "--quick", "--json");
 
     if (outcome.status == 3 && has(outcome.err, "ptrace"))
         test_skip("this system lets nobody trace a process of his own");

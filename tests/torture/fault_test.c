@@ -236,14 +236,20 @@ static bool life_try(struct life *life, enum fault_kind kind, uint64_t n, bool o
     return false;
 }
 
+/* First of all: under a sanitizer not even a server can be started beside them. */
+static void need_faults(void)
+{
+    if (test_sanitized() || fault_blocks() < 0)
+        test_skip("the sanitizer stands before the functions that are to fail");
+}
+
 /* Every n in a long run, some in a short one. */
 static void lives(struct redis *redis, enum fault_kind kind, bool on_and_on, unsigned some)
 {
     struct life *life = mmap(NULL, sizeof *life, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     uint64_t seed = 11, counted, tried = 0, wrong = 0;
 
-    if (fault_blocks() < 0)
-        test_skip("the sanitizer stands before the functions that are to fail");
+    need_faults();
     EXPECT(life != MAP_FAILED);
     life->redis = redis;
     (void)host_keyring();
@@ -265,6 +271,7 @@ static void lives_in_a_fleet(enum fault_kind kind, bool on_and_on, unsigned some
 {
     struct redis redis;
 
+    need_faults();
     redis_start(&redis, NULL);
     lives(&redis, kind, on_and_on, some);
     redis_stop(&redis);

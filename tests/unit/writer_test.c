@@ -463,7 +463,7 @@ TEST(map_and_index_stay_within_the_size_when_records_grow_smaller)
         if (i % 50 == 49)
             EXPECT_EQ(flush(&stage, 20000), FRESHET_OK);
     }
-    for (uint32_t i = 0; i < 1000000; i++) {
+    for (uint32_t i = 0; i < 300000; i++) {
         EXPECT_EQ(fill(&stage, 10000 + i, 20, 1), FRESHET_OK);
         if (i % 2000 == 1999)
             EXPECT_EQ(flush(&stage, 20000), FRESHET_OK);
