@@ -1376,7 +1376,7 @@ static void stop_hook(const char *point)
  * batches.  Then it goes on as if nothing had been. */
 TEST_LONG(a_writer_stopped_after_its_commit_spoils_nothing, 120)
 {
-    int *ints = shared_ints(), rounds = test_long_runs() ? 100 : 6;
+    int *ints = shared_ints(), rounds = test_long_runs() ? 100 : test_sanitized() ? 2 : 6;
     const char *dir = fresh_dir();
     pid_t readers[2], writer;
 
@@ -1493,7 +1493,7 @@ static void giant_reader(const char *dir, volatile int *stop, volatile int *foun
 
 TEST_LONG(a_reader_stopped_in_the_midst_of_a_copy_gets_it_whole_or_not_at_all, 120)
 {
-    int *ints = shared_ints(), stops = test_long_runs() ? 2000 : 25;
+    int *ints = shared_ints(), stops = test_long_runs() ? 2000 : test_sanitized() ? 8 : 25;
     volatile int *commits = &ints[8];
     const char *dir = fresh_dir();
     uint64_t state = 5;
@@ -1601,7 +1601,7 @@ TEST_LONG(a_reader_stopped_as_he_copies_from_one_sheet_looks_again, 120)
 TEST_LONG(churn_of_many_times_the_maps_size_never_fills_it, 120)
 {
     struct tier *tier = tier_at(fresh_dir(), 4 * MIB);
-    uint64_t state = 9, written = 0, times = test_long_runs() ? 400 : 30;
+    uint64_t state = 9, written = 0, times = test_long_runs() ? 400 : test_sanitized() ? 8 : 30;
     uint8_t *value = malloc(32768);
     uint32_t first = 0, next = 0;
 
