@@ -294,7 +294,7 @@ static inline uint64_t log_indexed(const struct tier *tier, uint32_t log)
                            : 0;
 }
 
-/* The copy is behind us, on every machine.  (ThreadSanitizer knows no fences; what is copied it does not see either.) */
+/* The copy is behind us, on every machine.  (ThreadSanitizer knows no fences; nor does it see what is copied.) */
 static inline void copy_ends(void)
 {
 #ifdef __SANITIZE_THREAD__
