@@ -644,11 +644,11 @@ static void storm_through(uint64_t operations)
 TEST_LONG(in_a_storm_nothing_is_stale_lost_or_corrupted, 1200)
 {
     shape = (struct shape){.hosts = 2, .workers = 4, .writes = 500};
-    storm_through(operations_wanted(100000, 1000000));
+    storm_through(operations_wanted(test_sanitized() ? 30000 : 100000, 1000000));
 }
 
 TEST_LONG(four_hosts_on_bad_networks_keep_every_promise_through_fail_overs, 7200)
 {
     shape = (struct shape){.hosts = 4, .workers = 16, .writes = 20, .network = true};
-    storm_through(operations_wanted(test_sanitized() ? 100000 : 1000000, 103000000));
+    storm_through(operations_wanted(test_sanitized() ? 40000 : 1000000, 103000000));
 }
