@@ -277,7 +277,6 @@ static bool control_map(struct control *control, int fd, const struct control_he
     key_space_name(&control->space, head->name);
     control->space.partitions = head->partitions;
     control->space.fence_slots = plan.fence_slots;
-    control->space.touch_slots = 1;
     return true;
 }
 

@@ -22,7 +22,7 @@
 #include <sys/types.h>
 
 #define INDEX_WAYS 7u
-#define INDEX_LOGS 3u
+#define INDEX_LOGS 2u
 
 /* Where a record begins: log, number of the sheet modulo the table's size, offset in eights; never 0. */
 #define PLACE_OFFSET_BITS 9u

@@ -133,7 +133,6 @@ static inline void key_place(struct key *key, const struct key_space *space, uin
     else
         key->partition = (uint32_t)(low % partitions);
     key->slot = (uint32_t)high & (space->fence_slots - 1);
-    key->touch = (uint32_t)(high >> 32) & (space->touch_slots - 1);
 }
 
 void key_make(struct key *key, const struct key_space *space, const void *data, size_t size)

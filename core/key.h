@@ -17,7 +17,6 @@ struct key_space {
     uint64_t tags[2][2];  /* of its tags, and of its namespaces */
     uint32_t partitions;  /* 1 to 16 */
     uint32_t fence_slots; /* in a partition, a power of two */
-    uint32_t touch_slots; /* a power of two */
 };
 
 struct key {
@@ -26,7 +25,6 @@ struct key {
     uint8_t hash[16];   /* first 8 bytes: low word, little-endian; then the high word */
     uint32_t partition; /* low word mod partitions */
     uint32_t slot;      /* in the partition's fence table: high word mod fence_slots */
-    uint32_t touch;     /* in the access table: (high word >> 32) mod touch_slots */
 };
 
 /* SipHash-2-4-128. */

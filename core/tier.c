@@ -91,6 +91,18 @@ struct tier {
     size_t scratch_room;
 };
 
+/* The array with room for one more, moved if it must be; NULL: no memory, and it stays as it is. */
+static void *with_room(void *array, uint32_t count, uint32_t *room, size_t size)
+{
+    uint32_t more = *room ? 2 * *room : 128;
+
+    if (count < *room)
+        return array;
+    if ((array = realloc(array, more * size)))
+        *room = more;
+    return array;
+}
+
 /* ---- open and close ---- */
 
 static freshet_result tier_open_index(struct tier *tier, const char *path, bool *ret_damaged)
@@ -819,33 +831,24 @@ static freshet_result append(struct tier_txn *txn, uint32_t log, const struct re
     return FRESHET_OK;
 }
 
-/* Room for one more; NULL: no memory. */
 static struct written *written_next(struct tier *tier)
 {
-    if (tier->written_count == tier->written_room) {
-        uint32_t room = tier->written_room ? 2 * tier->written_room : 256;
-        struct written *grown = realloc(tier->written, room * sizeof *grown);
+    struct written *grown = with_room(tier->written, tier->written_count, &tier->written_room, sizeof *grown);
 
-        if (!grown)
-            return NULL;
-        tier->written = grown;
-        tier->written_room = room;
-    }
-    return &tier->written[tier->written_count];
+    if (!grown)
+        return NULL;
+    tier->written = grown;
+    return &grown[tier->written_count];
 }
 
 static struct record *fills_next(struct tier *tier)
 {
-    if (tier->fills_count == tier->fills_room) {
-        uint32_t room = tier->fills_room ? 2 * tier->fills_room : 128;
-        struct record *grown = realloc(tier->fills, room * sizeof *grown);
+    struct record *grown = with_room(tier->fills, tier->fills_count, &tier->fills_room, sizeof *grown);
 
-        if (!grown)
-            return NULL;
-        tier->fills = grown;
-        tier->fills_room = room;
-    }
-    return &tier->fills[tier->fills_count];
+    if (!grown)
+        return NULL;
+    tier->fills = grown;
+    return &grown[tier->fills_count];
 }
 
 uint64_t tier_pages(const struct record *record)
@@ -1342,15 +1345,9 @@ static bool each_take(struct each_batch *batch, const struct tier *tier, struct 
     struct each_entry *entry;
     struct key key;
 
-    if (batch->count == batch->room) {
-        uint32_t room = batch->room ? 2 * batch->room : 256;
-        struct each_entry *grown = realloc(batch->entries, room * sizeof *grown);
-
-        if (!grown)
-            return false;
-        batch->entries = grown;
-        batch->room = room;
-    }
+    if (!(entry = with_room(batch->entries, batch->count, &batch->room, sizeof *entry)))
+        return false;
+    batch->entries = entry;
     if (batch->keys_room - batch->keys_used < record->key_size) {
         size_t room = 2 * batch->keys_room + record->key_size;
         uint8_t *grown = realloc(batch->keys, room);

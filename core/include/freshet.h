@@ -451,8 +451,8 @@ typedef struct freshet_stats {
     uint64_t renewals, renewals_failed; /* of the proof that nothing was missed */
     uint64_t adoptions, repairs;        /* new epochs met; logs found trimmed or unreadable (tier voided) */
     uint64_t takeovers, reconnects;     /* of the subscriber's seat; of connections to Redis */
-    uint64_t entries, bytes;            /* in the tier now: records; bytes of map pages in use */
-    uint64_t tier_size, control_size;   /* bytes: the map's limit; the control page */
+    uint64_t entries, bytes;            /* in the tier now: records; bytes of map and index in use */
+    uint64_t tier_size, control_size;   /* bytes: what map and index may take; the control page */
     uint64_t map_full;                  /* times that LMDB had no page for us */
     uint32_t readers;                   /* LMDB reader slots in use */
     uint32_t fence_slots;               /* in a partition's table */

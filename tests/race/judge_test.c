@@ -26,7 +26,7 @@ int clock_gettime(clockid_t clock, struct timespec *now)
     return (int)syscall(SYS_clock_gettime, clock, now);
 }
 
-static struct key_space space = {.partitions = 1, .fence_slots = 16, .touch_slots = 16};
+static struct key_space space = {.partitions = 1, .fence_slots = 16};
 static _Atomic uint64_t fences[16];
 static struct control_part part;
 

@@ -10,7 +10,7 @@
 
 static struct key key_of(const char *text)
 {
-    struct key_space space = {.partitions = 1, .fence_slots = 64, .touch_slots = 64};
+    struct key_space space = {.partitions = 1, .fence_slots = 64};
     struct key key;
 
     key_space_name(&space, "flights");

@@ -18,7 +18,7 @@
 #define NONCE 0x123456789abcdef0u
 #define FIRST_PLACE 56u /* the first offset that a sheet has, in eights; a place is a key's number above it */
 
-static const struct key_space space = {.k0 = 7, .k1 = 8, .partitions = 1, .fence_slots = 16, .touch_slots = 1};
+static const struct key_space space = {.k0 = 7, .k1 = 8, .partitions = 1, .fence_slots = 16};
 static struct index the_index;
 static char path[512];
 static uint64_t forgotten; /* keys below it have no record any more */

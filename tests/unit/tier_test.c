@@ -26,7 +26,7 @@
 #define LIMIT (17u << 20)
 #define GENERATION 0x1234abcdull
 
-static const struct key_space space = {.k0 = 1, .k1 = 2, .partitions = 1, .fence_slots = 16, .touch_slots = 16};
+static const struct key_space space = {.k0 = 1, .k1 = 2, .partitions = 1, .fence_slots = 16};
 
 /* ---- helpers ---- */
 
@@ -809,7 +809,7 @@ TEST(numbers_that_no_log_comes_to_are_damage)
     static const uint64_t numbers[] = {UINT64_C(1) << 50, (UINT64_C(1) << 56) - 1};
 
     test_leaves();
-    for (unsigned i = 0; i < 6; i++) {
+    for (unsigned i = 0; i < 2 * TIER_LOGS; i++) {
         const char *dir = fresh_dir();
         struct tier *tier = tier_at(dir, MIB);
         unsigned seen = 0;
@@ -1462,7 +1462,7 @@ _Noreturn static void giant_writer(const char *dir, volatile int *commits)
         record = record_for(&key, 8 * MIB - 8 * (round % 999), round);
         EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
         EXPECT_EQ(tier_write(txn, &key, &record, value, 0, 0), FRESHET_OK);
-        EXPECT_EQ(tend_in(txn, 12000), FRESHET_OK);
+        EXPECT_EQ(tend_in(txn, 4000 * TIER_LOGS), FRESHET_OK);
         EXPECT_EQ(tier_commit(txn), FRESHET_OK);
         ++*commits;
     }
