@@ -574,27 +574,37 @@ static void host_stripe_flush(struct host *host, struct host_stripe *stripe)
     }
 }
 
+/* A thread's first answer. */
+static __attribute__((noinline)) void host_thread_start(void)
+{
+    host_thread = atomic_fetch_add(&host_threads, 1) + 1;
+    if (host_thread == 0 || host_thread > HOST_STRIPES)
+        host_thread = HOST_STRIPES;
+}
+
+/* Once a second. */
+static __attribute__((noinline)) void host_stripe_due(struct host *host, struct host_stripe *stripe, int64_t now_ns)
+{
+    atomic_store_explicit(&stripe->flushed_ns, now_ns, memory_order_relaxed);
+    host_stripe_flush(host, stripe);
+    host_look(host, now_ns);
+}
+
 void host_count(struct host *host, enum control_counter counter, int64_t now_ns)
 {
     struct host_stripe *stripe;
     _Atomic uint64_t *count;
 
-    if (__builtin_expect(host_thread == 0, 0)) {
-        host_thread = atomic_fetch_add(&host_threads, 1) + 1;
-        if (host_thread == 0 || host_thread > HOST_STRIPES)
-            host_thread = HOST_STRIPES;
-    }
+    if (__builtin_expect(host_thread == 0, 0))
+        host_thread_start();
     stripe = &host->stripes[host_thread - 1];
     count = &stripe->counts[counter == COUNT_HITS ? 0 : counter == COUNT_ABSENTS ? 1 : 2];
     if (__builtin_expect(host_thread == HOST_STRIPES, 0))
         atomic_fetch_add_explicit(count, 1, memory_order_relaxed);
     else
         atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + 1, memory_order_relaxed);
-    if (now_ns - atomic_load_explicit(&stripe->flushed_ns, memory_order_relaxed) > CLOCK_NS_PER_S) {
-        atomic_store_explicit(&stripe->flushed_ns, now_ns, memory_order_relaxed);
-        host_stripe_flush(host, stripe);
-        host_look(host, now_ns);
-    }
+    if (__builtin_expect(now_ns - atomic_load_explicit(&stripe->flushed_ns, memory_order_relaxed) > CLOCK_NS_PER_S, 0))
+        host_stripe_due(host, stripe, now_ns);
 }
 
 void host_count_flush(struct host *host)

@@ -12,7 +12,7 @@
  *
  * The check is for accidents (a map that was damaged, another program's file), not against this user's own malice,
  * whom the map lies open to anyway.  It is made of the numbers as they come out, so that damage to the base shows too.
- * A hit pays for it, so it is two chains of multiplications side by side, and not SipHash.
+ * A hit pays for it, so it is multiplications that do not wait for one another, and not SipHash.
  */
 #include <record.h>
 
@@ -29,33 +29,36 @@
 #define FRONT_EPOCH  60
 #define FRONT_SOURCE 61
 #define FRONT_EXPIRY 62
+/* One of these is set: a number in full, or tags.  Most heads have none. */
+#define FRONT_RARE                                                                                  \
+    (UINT64_C(0x1f) << FRONT_TAGS | UINT64_C(1) << FRONT_AS_OF | UINT64_C(2) << FRONT_BORN |        \
+     UINT64_C(0xf) << FRONT_VERSION | UINT64_C(2) << FRONT_EXPIRY)
 
 #define EXPIRY_SHIFT 20
 #define FIXED_SIZE   12u
 
 enum { AS_IS = 0, NEAR = 1, FULL = 2 }; /* of born and expiry */
 
-static inline uint64_t check_step(uint64_t check, uint64_t word, uint64_t factor)
+/* Two words into one: both halves of a product of 128 bits, each word with a secret of its own (the step of wyhash,
+ * Wang Yi, 2019). */
+static inline uint64_t check_mix(uint64_t a, uint64_t b)
 {
-    check = (check ^ word) * factor;
-    return check ^ check >> 32;
+    __extension__ unsigned __int128 product = (unsigned __int128)a * b;
+
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
 static inline uint32_t record_check(uint64_t front, const struct record *record)
 {
-    uint64_t even = check_step(0x9e3779b97f4a7c15u, front, 0xff51afd7ed558ccdu);
-    uint64_t odd = check_step(0xc2b2ae3d27d4eb4fu, record->as_of, 0xc4ceb9fe1a85ec53u);
+    uint64_t check = check_mix(front ^ 0x9e3779b97f4a7c15u, record->as_of ^ 0xff51afd7ed558ccdu);
 
-    even = check_step(even, record->born, 0xff51afd7ed558ccdu);
-    odd = check_step(odd, record->version, 0xc4ceb9fe1a85ec53u);
-    even = check_step(even, record->writer, 0xff51afd7ed558ccdu);
-    odd = check_step(odd, record->epoch, 0xc4ceb9fe1a85ec53u);
-    even = check_step(even, record->source_version, 0xff51afd7ed558ccdu);
-    odd = check_step(odd, (uint64_t)record->expires_ns, 0xc4ceb9fe1a85ec53u);
+    check ^= check_mix(record->born ^ 0xc2b2ae3d27d4eb4fu, record->version ^ 0xc4ceb9fe1a85ec53u);
+    check ^= check_mix(record->writer ^ 0x165667b19e3779f9u, record->epoch ^ 0x27d4eb2f165667c5u);
+    check ^= check_mix(record->source_version ^ 0x85ebca77c2b2ae63u,
+                       (uint64_t)record->expires_ns ^ 0xd6e8feb86659fd93u);
     for (uint32_t i = 0; i < record->tag_count; i++)
-        even = check_step(even, record->tags[i], 0xff51afd7ed558ccdu);
-    even ^= odd << 17 | odd >> 47;
-    return (uint32_t)even; /* the last step has folded the upper half in: once more would fold it out */
+        check = check_mix(check ^ 0xa0761d6478bd642fu, record->tags[i] ^ 0xe7037ed1a0b428dbu);
+    return (uint32_t)(check ^ check >> 32);
 }
 
 /* ---- writing ---- */
@@ -128,6 +131,15 @@ static uint8_t *put_expiry(uint8_t *to, int64_t base, int64_t *expires_ns, uint6
     return put64(to, (uint64_t)*expires_ns);
 }
 
+void record_base_encode(const struct record_base *base, uint8_t bytes[RECORD_BASE_SIZE])
+{
+    bytes_put64(bytes, base->epoch);
+    bytes_put64(bytes + 8, base->as_of);
+    bytes_put64(bytes + 16, base->version);
+    bytes_put64(bytes + 24, base->writer);
+    bytes_put64(bytes + 32, (uint64_t)base->expires_ns);
+}
+
 uint32_t record_encode(const struct record *record, const struct record_base *base, uint8_t *bytes)
 {
     uint64_t front = (uint64_t)record->kind | (uint64_t)record->tag_count << FRONT_TAGS |
@@ -162,6 +174,21 @@ static inline uint32_t front_size(uint64_t front, uint32_t tags)
                       (front >> FRONT_VERSION & 1) * 4 + widths[front >> FRONT_EXPIRY & 3] + eights * 8);
 }
 
+/* Kind and sizes, into the record; false: they make no sense together. */
+static inline bool get_front(struct record *record, uint64_t front, uint64_t limit)
+{
+    uint64_t key_size = front >> FRONT_KEY & 0x1ffff, value_size = front >> FRONT_VALUE & 0x7fffffff;
+    uint32_t kind = front & 3;
+
+    record->kind = (uint8_t)kind;
+    record->key_size = (uint32_t)key_size;
+    record->value_size = value_size;
+    record->tag_count = front >> FRONT_TAGS & 0x1f;
+    if (kind != RECORD_VALUE && (kind != RECORD_ABSENT || value_size != 0))
+        return false;
+    return key_size - 1 < FRESHET_KEY_MAX && key_size + value_size <= limit;
+}
+
 static inline uint64_t get_number(const uint8_t **at)
 {
     uint64_t number = bytes_get64(*at);
@@ -178,63 +205,71 @@ static inline int64_t get_offset(const uint8_t **at)
     return off;
 }
 
-/* Do kind and sizes make sense together? */
-static inline bool record_sound(uint32_t kind, uint32_t tags, uint64_t key_size, uint64_t value_size, uint64_t limit)
+/* An expiry so many steps from the base's; in unsigned numbers: a damaged base must not overflow. */
+static inline int64_t expiry_near(int64_t base_ns, int64_t steps)
 {
-    if (kind != RECORD_VALUE && (kind != RECORD_ABSENT || value_size != 0))
-        return false;
-    return tags <= RECORD_TAGS_MAX && key_size > 0 && key_size <= FRESHET_KEY_MAX && key_size + value_size <= limit;
+    return (int64_t)((uint64_t)expiry_floor(base_ns) + ((uint64_t)steps << EXPIRY_SHIFT));
 }
 
-static inline void get_numbers(struct record *record, const struct record_base *base, uint64_t front,
-                               const uint8_t *at)
+/* A head of any looks. */
+static __attribute__((noinline)) uint32_t decode_rare(struct record *record, const uint8_t *base_bytes,
+                                                      const uint8_t *bytes, size_t size, uint64_t front)
 {
-    uint32_t born = (uint32_t)(front >> FRONT_BORN) & 3, expiry = (uint32_t)(front >> FRONT_EXPIRY) & 3;
+    uint32_t born = (uint32_t)(front >> FRONT_BORN) & 3, expiry = (uint32_t)(front >> FRONT_EXPIRY) & 3, head;
+    const struct record_base base = record_base_decode(base_bytes);
+    const uint8_t *at = bytes + FIXED_SIZE;
 
-    record->as_of = front >> FRONT_AS_OF & 1 ? get_number(&at) : base->as_of + (uint64_t)get_offset(&at);
+    head = FIXED_SIZE + front_size(front, record->tag_count);
+    if (record->tag_count > RECORD_TAGS_MAX || head > size)
+        return 0;
+    record->as_of = front >> FRONT_AS_OF & 1 ? get_number(&at) : base.as_of + (uint64_t)get_offset(&at);
     record->born = record->as_of;
-    if (__builtin_expect(born == NEAR, 0))
+    if (born == NEAR)
         record->born -= (uint64_t)get_offset(&at) & 0xffffffffu;
-    else if (__builtin_expect(born != AS_IS, 0))
+    else if (born != AS_IS)
         record->born = get_number(&at);
-    record->version = front >> FRONT_VERSION & 1 ? get_number(&at) : base->version + (uint64_t)get_offset(&at);
-    record->writer = front >> FRONT_WRITER & 1 ? get_number(&at) : base->writer;
-    record->epoch = front >> FRONT_EPOCH & 1 ? get_number(&at) : base->epoch;
+    record->version = front >> FRONT_VERSION & 1 ? get_number(&at) : base.version + (uint64_t)get_offset(&at);
+    record->writer = front >> FRONT_WRITER & 1 ? get_number(&at) : base.writer;
+    record->epoch = front >> FRONT_EPOCH & 1 ? get_number(&at) : base.epoch;
     record->source_version = front >> FRONT_SOURCE & 1 ? get_number(&at) : 0;
     record->expires_ns = RECORD_NEVER;
-    if (expiry == NEAR) /* in unsigned numbers: a damaged base must not overflow */
-        record->expires_ns =
-            (int64_t)((uint64_t)expiry_floor(base->expires_ns) + ((uint64_t)get_offset(&at) << EXPIRY_SHIFT));
+    if (expiry == NEAR)
+        record->expires_ns = expiry_near(base.expires_ns, get_offset(&at));
     else if (expiry != AS_IS)
         record->expires_ns = (int64_t)get_number(&at);
     for (uint32_t i = 0; i < record->tag_count; i++)
         record->tags[i] = get_number(&at);
+    return bytes_get32(bytes + 8) == record_check(front, record) ? head : 0;
 }
 
-uint32_t record_decode(struct record *ret_record, const struct record_base *base, const uint8_t *bytes, size_t size,
-                       uint64_t limit)
+/* Every hit comes by: what most heads look like is read in one go, and the base where it stands. */
+uint32_t record_decode(struct record *ret_record, const uint8_t base[RECORD_BASE_SIZE], const uint8_t *bytes,
+                       size_t size, uint64_t limit)
 {
-    uint64_t front, key_size, value_size;
-    uint32_t tags, kind, head;
+    const uint8_t *at = bytes + FIXED_SIZE;
+    uint64_t front, born, expires;
 
     if (size < RECORD_HEAD_LEAST)
         return 0;
     front = bytes_take64(bytes);
-    kind = front & 3;
-    tags = front >> FRONT_TAGS & 0x1f;
-    key_size = front >> FRONT_KEY & 0x1ffff;
-    value_size = front >> FRONT_VALUE & 0x7fffffff;
-    if (!record_sound(kind, tags, key_size, value_size, limit))
+    if (!get_front(ret_record, front, limit))
         return 0;
-    head = FIXED_SIZE + front_size(front, tags);
-    if (head > size)
+    if (__builtin_expect((front & FRONT_RARE) != 0, 0))
+        return decode_rare(ret_record, base, bytes, size, front);
+    born = front >> FRONT_BORN & 1;
+    expires = front >> FRONT_EXPIRY & 1;
+    if (RECORD_HEAD_LEAST + 4 * (born + expires) > size)
         return 0;
-    ret_record->kind = (uint8_t)kind;
-    ret_record->tag_count = tags;
-    ret_record->key_size = (uint32_t)key_size;
-    ret_record->value_size = value_size;
-    get_numbers(ret_record, base, front, bytes + FIXED_SIZE);
-    return bytes_get32(bytes + 8) == record_check(front, ret_record) ? head : 0;
+    ret_record->tag_count = 0; /* as was seen; so the check has no loop here */
+    ret_record->epoch = bytes_get64(base);
+    ret_record->as_of = bytes_get64(base + 8) + (uint64_t)get_offset(&at);
+    ret_record->born = ret_record->as_of - (born ? (uint64_t)get_offset(&at) & 0xffffffffu : 0);
+    ret_record->version = bytes_get64(base + 16) + (uint64_t)get_offset(&at);
+    ret_record->writer = bytes_get64(base + 24);
+    ret_record->source_version = 0;
+    ret_record->expires_ns =
+        expires ? expiry_near((int64_t)bytes_get64(base + 32), get_offset(&at)) : RECORD_NEVER;
+    return bytes_get32(bytes + 8) == record_check(front, ret_record) ? (uint32_t)(at - bytes) : 0;
 }
 
 bool record_replaces(const struct record *next, const struct record *old, uint64_t epoch)

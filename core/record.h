@@ -8,6 +8,7 @@
 #ifndef CORE_RECORD_H
 #define CORE_RECORD_H
 
+#include <bytes.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,12 +55,21 @@ static inline struct record_base record_base_of(const struct record *record)
     return (struct record_base){record->epoch, record->as_of, record->version, record->writer, record->expires_ns};
 }
 
+/* The base as bytes, little-endian. */
+#define RECORD_BASE_SIZE 40u
+void record_base_encode(const struct record_base *base, uint8_t bytes[RECORD_BASE_SIZE]);
+static inline struct record_base record_base_decode(const uint8_t bytes[RECORD_BASE_SIZE])
+{
+    return (struct record_base){bytes_get64(bytes), bytes_get64(bytes + 8), bytes_get64(bytes + 16),
+                                bytes_get64(bytes + 24), (int64_t)bytes_get64(bytes + 32)};
+}
+
 /* Write the head to `bytes` (up to RECORD_HEAD_MOST of them); how many.  An expiry may come back earlier by up to 1.1
  * milliseconds, the first time; all else as it was. */
 uint32_t record_encode(const struct record *record, const struct record_base *base, uint8_t *bytes);
-/* Read it; its size, or 0 when it is no head of ours. `limit` bounds key + value. */
-uint32_t record_decode(struct record *ret_record, const struct record_base *base, const uint8_t *bytes, size_t size,
-                       uint64_t limit);
+/* Read it, with the base's bytes; its size, or 0 when it is no head of ours. `limit` bounds key + value. */
+uint32_t record_decode(struct record *ret_record, const uint8_t base[RECORD_BASE_SIZE], const uint8_t *bytes,
+                       size_t size, uint64_t limit);
 
 /* Of two records of one key, does `next` replace `old`?  `epoch` is the page's.  Only a record of the page's epoch may
  * replace; within it the greater as-of, then the greater born, then the greater source version where both

@@ -78,6 +78,7 @@ struct tier {
     struct map *map;
     struct index index;
     struct key_space space;
+    const uint8_t *base; /* the map's */
     uint64_t size, limit;
     uint32_t pages;
     struct tier_txn writing;
@@ -133,6 +134,7 @@ freshet_result tier_open(struct tier **ret_tier, const char *dir_path, uint64_t 
     tier->limit = limit;
     result = map_open(&tier->map, dir_path, generation, index_leaves(size), ret_damaged);
     if (result == FRESHET_OK) {
+        tier->base = tier->map->base;
         tier->pages = (uint32_t)(tier->map->size / MAP_PAGE);
         result = tier_open_index(tier, path, ret_damaged);
         if (result != FRESHET_OK)
@@ -186,21 +188,25 @@ bool tier_disk_full(const struct tier *tier)
 
 /* ---- a record's bytes ---- */
 
-/* A sheet's bytes in the map, by its slot in the table; NULL: there can be none. */
-static inline const uint8_t *sheet_at(const struct tier *tier, uint32_t log, uint32_t slot)
+/* The page on which a sheet lies, by its slot in the table of a log that there is; 0: there can be none. */
+static inline uint32_t sheet_page(const struct tier *tier, uint32_t log, uint32_t slot)
 {
-    uint32_t page = log < TIER_LOGS ? atomic_load_explicit(&tier->index.sheets[log][slot], memory_order_acquire) : 0;
+    uint32_t page = atomic_load_explicit(&tier->index.sheets[log][slot], memory_order_acquire);
 
-    if (page < 2 || page >= tier->pages)
-        return NULL;
-    return tier->map->base + (uint64_t)page * MAP_PAGE + MAP_HEAD;
+    return page >= 2 && page < tier->pages ? page : 0;
+}
+
+static inline const uint8_t *sheet_bytes_at(const struct tier *tier, uint32_t page)
+{
+    return tier->base + (uint64_t)page * MAP_PAGE + MAP_HEAD;
 }
 
 /* Where a record's key and value lie: from `at` on its sheet, `left` bytes in all, going on over the next ones. */
 struct run {
     const struct tier *tier;
     const uint8_t *sheet;
-    uint32_t at, end; /* on this sheet */
+    uint32_t page;    /* where this sheet lies; 0: not looked up */
+    uint32_t at, end; /* on it */
     uint32_t log;
     uint64_t number, left;
 };
@@ -212,12 +218,14 @@ static const uint8_t *run_take(struct run *run, uint64_t most, uint32_t *ret_siz
     struct sheet sheet;
 
     if (run->at == run->end) {
-        uint32_t slot = (uint32_t)(run->number + 1) & run->tier->index.sheet_mask;
-        const uint8_t *next = sheet_at(run->tier, run->log, slot);
+        uint32_t page =
+            sheet_page(run->tier, run->log, (uint32_t)(run->number + 1) & run->tier->index.sheet_mask);
+        const uint8_t *next = sheet_bytes_at(run->tier, page);
 
-        if (!next || !sheet_decode(&sheet, next) || sheet.log != run->log || sheet.number != run->number + 1)
+        if (page == 0 || !sheet_decode(&sheet, next) || sheet.log != run->log || sheet.number != run->number + 1)
             return NULL;
         run->number++;
+        run->page = page;
         run->sheet = next;
         run->at = SHEET_HEAD;
         run->end = run->left < sheet.used - SHEET_HEAD ? SHEET_HEAD + (uint32_t)run->left : sheet.used;
@@ -267,12 +275,12 @@ static inline bool run_open(struct run *run, const struct tier *tier, const uint
 {
     uint64_t size;
 
-    *ret_head = record_decode(ret_record, &sheet->base, bytes + at, sheet->used - at, tier->limit);
+    *ret_head = record_decode(ret_record, bytes + SHEET_BASE, bytes + at, sheet->used - at, tier->limit);
     if (*ret_head == 0)
         return false;
     size = ret_record->key_size + ret_record->value_size;
     at += *ret_head;
-    *run = (struct run){tier, bytes, at, sheet->used, sheet->log, sheet->number, size};
+    *run = (struct run){tier, bytes, 0, at, sheet->used, sheet->log, sheet->number, size};
     if (size < run->end - at)
         run->end = at + (uint32_t)size;
     return true;
@@ -283,17 +291,21 @@ static inline bool place_open(struct run *run, const struct tier *tier, uint64_t
                               uint32_t *ret_head)
 {
     uint32_t log = place_log(place), slot = place_sheet(&tier->index, place), at = place_offset(place);
-    const uint8_t *bytes = sheet_at(tier, log, slot);
+    uint32_t page = log < TIER_LOGS ? sheet_page(tier, log, slot) : 0;
+    const uint8_t *bytes = sheet_bytes_at(tier, page);
     struct sheet sheet;
 
-    if (!bytes)
+    if (page == 0)
         return false;
     __builtin_prefetch(bytes + at);
     __builtin_prefetch(bytes + at + 64);
     if (!sheet_decode(&sheet, bytes) || sheet.log != log || (sheet.number & tier->index.sheet_mask) != slot ||
         at < SHEET_HEAD || at >= sheet.used)
         return false;
-    return run_open(run, tier, bytes, &sheet, at, ret_record, ret_head);
+    if (!run_open(run, tier, bytes, &sheet, at, ret_record, ret_head))
+        return false;
+    run->page = page;
+    return true;
 }
 
 /* ---- reading ---- */
@@ -323,14 +335,28 @@ static inline bool run_still_there(const struct run *run, const struct index_pro
 
     copy_ends();
     return atomic_load_explicit(index_slot(probe), memory_order_relaxed) == word &&
-           sheet_at(run->tier, run->log, (uint32_t)run->number & run->tier->index.sheet_mask) == run->sheet &&
+           index_page(&run->tier->index, run->log, run->number) == run->page &&
            sheet_number(run->sheet) == run->number &&
            (run->number < indexed >> INDEXED_BITS || log_indexed(run->tier, run->log) == indexed);
 }
 
+/* The same as place_read of a record that goes on over several sheets. */
+static __attribute__((noinline)) freshet_result place_read_long(struct run *run, const struct key *key,
+                                                                uint64_t value_size, freshet_buf *buf)
+{
+    freshet_result result;
+
+    if (!run_equals(run, key->data, key->size))
+        return FRESHET_MISS; /* before memory is asked for */
+    if (buf && (result = buf_reserve(buf, value_size)) != FRESHET_OK)
+        return result;
+    return !buf || run_copy(run, buf->data, value_size) ? FRESHET_OK : FRESHET_MISS;
+}
+
 /* Is it the key's?  Then copy the value.  FRESHET_MISS: it is not, or it is gone. */
-static inline freshet_result place_read(const struct tier *tier, const struct index_probe *probe,
-                                        const struct key *key, struct record *ret_record, freshet_buf *buf)
+static inline __attribute__((always_inline)) freshet_result
+place_read(const struct tier *tier, const struct index_probe *probe, const struct key *key, struct record *ret_record,
+           freshet_buf *buf)
 {
     uint64_t indexed = log_indexed(tier, place_log(probe->word));
     freshet_result result;
@@ -349,12 +375,11 @@ static inline freshet_result place_read(const struct tier *tier, const struct in
         if (buf && ret_record->value_size)
             memcpy(buf->data, bytes + key->size, ret_record->value_size);
     } else {
-        if (!run_equals(&run, key->data, key->size))
-            return FRESHET_MISS; /* before memory is asked for */
-        if (buf && (result = buf_reserve(buf, ret_record->value_size)) != FRESHET_OK)
+        struct run whole = run; /* so that `run` itself can stay in registers */
+
+        if ((result = place_read_long(&whole, key, ret_record->value_size, buf)) != FRESHET_OK)
             return result;
-        if (buf && !run_copy(&run, buf->data, ret_record->value_size))
-            return FRESHET_MISS;
+        run = whole;
     }
     if (buf)
         buf->size = ret_record->value_size;
@@ -389,17 +414,11 @@ static inline freshet_result index_read(const struct tier *tier, const struct ke
 
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf)
 {
-    struct record record;
-    freshet_result result;
-
     if (buf)
         buf->size = 0; /* also: nothing that growing would have to keep */
     if (__builtin_expect(atomic_load_explicit(&tier->map->failed, memory_order_relaxed), 0))
         return fail(FRESHET_EIO, "the map has failed and waits to be opened again");
-    result = index_read(tier, key, &record, buf);
-    if (result == FRESHET_OK)
-        record_copy(ret_record, &record);
-    return result;
+    return index_read(tier, key, ret_record, buf);
 }
 
 const void *tier_place(const struct tier *tier, const struct key *key)

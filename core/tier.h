@@ -34,7 +34,7 @@ bool tier_intact(const struct tier *tier);
 /* ---- readers: any thread, no lock, no system call ---- */
 
 /* Copy the record of `key` out: its head to *ret_record, its value to *buf (NULL: head only).  FRESHET_OK,
- * FRESHET_MISS (none, or another key of the same hash, or damaged: *ret_record is then untouched, *buf empty),
+ * FRESHET_MISS (none, or another key of the same hash, or damaged: *ret_record is anything then, *buf empty),
  * FRESHET_ENOMEM, FRESHET_EIO.  One that is found counts as used (policy.h). */
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf);
 

@@ -7,24 +7,18 @@
 #include <string.h>
 
 #define LIMIT 100000u
-#define BASE_SIZE 40u
 #define STEP_NS (1u << 20)
-
-static struct record_base base_of(const uint8_t *bytes)
-{
-    return (struct record_base){bytes_get64(bytes), bytes_get64(bytes + 8), bytes_get64(bytes + 16),
-                                bytes_get64(bytes + 24), (int64_t)bytes_get64(bytes + 32)};
-}
 
 /* Written as of this base, it comes back; an expiry may be a little earlier. */
 static void expect_again(const struct record *record, const struct record_base *base)
 {
-    uint8_t again[RECORD_HEAD_MOST];
+    uint8_t again[RECORD_HEAD_MOST], base_bytes[RECORD_BASE_SIZE];
     struct record twice;
     uint32_t size = record_encode(record, base, again);
 
     FUZZ_EXPECT(size >= RECORD_HEAD_LEAST && size <= RECORD_HEAD_MOST);
-    FUZZ_EXPECT(record_decode(&twice, base, again, size, LIMIT) == size);
+    record_base_encode(base, base_bytes);
+    FUZZ_EXPECT(record_decode(&twice, base_bytes, again, size, LIMIT) == size);
     FUZZ_EXPECT(twice.as_of == record->as_of && twice.born == record->born && twice.epoch == record->epoch &&
                 twice.value_size == record->value_size && twice.key_size == record->key_size &&
                 twice.kind == record->kind && twice.writer == record->writer && twice.version == record->version &&
@@ -41,13 +35,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     struct record record;
     uint32_t head;
 
-    if (size < BASE_SIZE)
+    if (size < RECORD_BASE_SIZE)
         return 0;
-    base = base_of(bytes);
-    head = record_decode(&record, &base, bytes + BASE_SIZE, size - BASE_SIZE, LIMIT);
+    base = record_base_decode(bytes);
+    head = record_decode(&record, bytes, bytes + RECORD_BASE_SIZE, size - RECORD_BASE_SIZE, LIMIT);
     if (head == 0)
         return 0;
-    FUZZ_EXPECT(head >= RECORD_HEAD_LEAST && head <= RECORD_HEAD_MOST && head <= size - BASE_SIZE);
+    FUZZ_EXPECT(head >= RECORD_HEAD_LEAST && head <= RECORD_HEAD_MOST && head <= size - RECORD_BASE_SIZE);
     FUZZ_EXPECT(record.kind == RECORD_VALUE || record.kind == RECORD_ABSENT);
     FUZZ_EXPECT(record.key_size >= 1 && record.key_size + record.value_size <= LIMIT);
     FUZZ_EXPECT(record.kind == RECORD_VALUE || record.value_size == 0);
@@ -81,6 +75,6 @@ unsigned fuzz_seed(unsigned number, uint8_t *ret_bytes, size_t *ret_size)
     bytes_put64(ret_bytes + 16, base.version);
     bytes_put64(ret_bytes + 24, base.writer);
     bytes_put64(ret_bytes + 32, (uint64_t)base.expires_ns);
-    *ret_size = BASE_SIZE + record_encode(&record, &base, ret_bytes + BASE_SIZE);
+    *ret_size = RECORD_BASE_SIZE + record_encode(&record, &base, ret_bytes + RECORD_BASE_SIZE);
     return 8;
 }

@@ -41,6 +41,15 @@ static bool same_but_earlier(const struct record *back, const struct record *rec
     return same(&later, record);
 }
 
+static uint32_t decode_from(struct record *ret_record, const struct record_base *base, const uint8_t *bytes,
+                            size_t size, uint64_t limit)
+{
+    uint8_t base_bytes[RECORD_BASE_SIZE];
+
+    record_base_encode(base, base_bytes);
+    return record_decode(ret_record, base_bytes, bytes, size, limit);
+}
+
 /* Does this record, written down as of a base, come back? */
 static bool comes_back_from(const struct record *record, const struct record_base *base, uint64_t limit)
 {
@@ -53,11 +62,11 @@ static bool comes_back_from(const struct record *record, const struct record_bas
     EXPECT(size >= RECORD_HEAD_LEAST && size <= RECORD_HEAD_MOST);
     for (size_t i = size; i < sizeof bytes; i++)
         EXPECT_EQ(bytes[i], 0xee);
-    if (record_decode(&back, base, bytes, size, limit) == 0)
+    if (decode_from(&back, base, bytes, size, limit) == 0)
         return false;
     EXPECT(same_but_earlier(&back, record));
-    EXPECT_EQ(record_decode(&back, base, bytes, sizeof bytes, limit), size); /* whatever stands behind it */
-    EXPECT_EQ(record_decode(&back, base, bytes, size - 1, limit), 0);
+    EXPECT_EQ(decode_from(&back, base, bytes, sizeof bytes, limit), size); /* whatever stands behind it */
+    EXPECT_EQ(decode_from(&back, base, bytes, size - 1, limit), 0);
     return true;
 }
 
@@ -159,10 +168,10 @@ TEST(an_expiry_is_never_later_than_it_was_and_hardly_earlier)
         record.expires_ns = edge_base.expires_ns + offs[i];
         expect_size(&record, 24);
         /* once it was rounded it stays as it is */
-        EXPECT(record_encode(&record, &edge_base, bytes) && record_decode(&back, &edge_base, bytes, 24, LIMIT));
+        EXPECT(record_encode(&record, &edge_base, bytes) && decode_from(&back, &edge_base, bytes, 24, LIMIT));
         EXPECT_EQ(back.expires_ns, edge_base.expires_ns + (offs[i] & ~(int64_t)(STEP_NS - 1)));
         record = back;
-        EXPECT(record_encode(&record, &edge_base, bytes) && record_decode(&back, &edge_base, bytes, 24, LIMIT));
+        EXPECT(record_encode(&record, &edge_base, bytes) && decode_from(&back, &edge_base, bytes, 24, LIMIT));
         EXPECT_EQ(back.expires_ns, record.expires_ns);
     }
     record.expires_ns = edge_base.expires_ns + ((int64_t)INT32_MAX + 1) * STEP_NS - 1; /* the last in 32 bits */
@@ -196,8 +205,8 @@ TEST(an_expiry_is_rounded_once_from_whatever_base)
         uint8_t bytes[RECORD_HEAD_MOST];
 
         record.expires_ns = one.expires_ns + (int64_t)(test_random(&seed) >> 34);
-        EXPECT(record_decode(&back, &one, bytes, record_encode(&record, &one, bytes), LIMIT));
-        EXPECT(record_decode(&again, &two, bytes, record_encode(&back, &two, bytes), LIMIT));
+        EXPECT(decode_from(&back, &one, bytes, record_encode(&record, &one, bytes), LIMIT));
+        EXPECT(decode_from(&again, &two, bytes, record_encode(&back, &two, bytes), LIMIT));
         EXPECT_EQ(again.expires_ns, back.expires_ns);
         EXPECT(record_replaces(&again, &back, back.epoch)); /* a copy of it takes its place */
     }
@@ -261,14 +270,14 @@ static void expect_checked(const struct record *record, const struct record_base
 
     for (unsigned bit = 0; bit < 8 * size; bit++) {
         bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        EXPECT(!record_decode(&back, base, bytes, sizeof bytes, LIMIT));
+        EXPECT(!decode_from(&back, base, bytes, sizeof bytes, LIMIT));
         bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
-    EXPECT(record_decode(&back, base, bytes, size, LIMIT));
+    EXPECT(decode_from(&back, base, bytes, size, LIMIT));
     for (unsigned bit = 0; bit < 8 * sizeof other; bit++) { /* of the base, where the head leans on it */
         other = *base;
         ((uint8_t *)&other)[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        EXPECT(!record_decode(&back, &other, bytes, size, LIMIT) || same(&back, record));
+        EXPECT(!decode_from(&back, &other, bytes, size, LIMIT) || same(&back, record));
     }
 }
 
@@ -298,14 +307,14 @@ TEST(tags_are_a_part_of_the_head)
         EXPECT(comes_back(record, LIMIT));
         size = record_encode(&record, &no_base, bytes);
         for (uint32_t part = 0; part < size; part++)
-            EXPECT(!record_decode(&back, &no_base, bytes, part, LIMIT));
+            EXPECT(!decode_from(&back, &no_base, bytes, part, LIMIT));
         expect_checked(&record, &no_base);
     }
     for (record.tag_count = RECORD_TAGS_MAX + 1; record.tag_count < 32; record.tag_count++) {
         uint8_t long_bytes[RECORD_HEAD_MOST + 16 * 8] = {0};
 
         bytes_put64(long_bytes, RECORD_VALUE | record.tag_count << 2 | 1 << 7 | 1 << 24);
-        EXPECT(!record_decode(&back, &no_base, long_bytes, sizeof long_bytes, LIMIT));
+        EXPECT(!decode_from(&back, &no_base, long_bytes, sizeof long_bytes, LIMIT));
     }
 }
 
@@ -317,14 +326,14 @@ TEST(noise_is_no_head)
     uint32_t size;
 
     memset(bytes, 0, sizeof bytes);
-    EXPECT(!record_decode(&back, &no_base, bytes, sizeof bytes, UINT64_MAX));
+    EXPECT(!decode_from(&back, &no_base, bytes, sizeof bytes, UINT64_MAX));
     memset(bytes, 0xff, sizeof bytes);
-    EXPECT(!record_decode(&back, &no_base, bytes, sizeof bytes, UINT64_MAX));
+    EXPECT(!decode_from(&back, &no_base, bytes, sizeof bytes, UINT64_MAX));
     for (int round = 0; round < 20000; round++) {
         size = record_encode(&sample, &no_base, bytes);
         for (unsigned i = 8; i < size; i++) /* the front stays: the check must tell */
             bytes[i] = (uint8_t)test_random(&seed);
-        EXPECT(!record_decode(&back, &no_base, bytes, sizeof bytes, UINT64_MAX));
+        EXPECT(!decode_from(&back, &no_base, bytes, sizeof bytes, UINT64_MAX));
     }
 }
 
