@@ -271,6 +271,29 @@ def test_many(cache: freshet.Cache) -> None:
     changes = cache.set_many({"a": b"1", b"b": b"2"}, ttl=60)
     assert [change.result for change in changes.values()] == ["OK", "OK"]
     assert cache.get_many(["a", "missing", b"b"]) == {"a": b"1", b"b": b"2"}
+    assert cache.get_many(key for key in ("b", "b")) == {"b": b"2"}
+    assert cache.get_many([]) == {}
+    cache.set_absent("a")
+    assert cache.get_many(["a", "b"]) == {"b": b"2"}
+
+
+def test_many_keys_that_are_none(cache: freshet.Cache) -> None:
+    with pytest.raises(TypeError, match="get_many"):
+        cache.get_many()  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        cache.get_many(7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        cache.get_many(["a", 7])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="get_many"):
+        cache.get_many(["a"], ttl=1)  # type: ignore[call-arg]
+    with pytest.raises(freshet.InvalidArgument):
+        cache.get_many(["a", ""])
+
+
+def test_many_pass_the_serializer(opener: Opener) -> None:
+    cache = opener(serializer=freshet.JSON)
+    cache.set_many({"a": {"x": 1}, "b": [2]})
+    assert cache.get_many(["a", "b", "c"]) == {"a": {"x": 1}, "b": [2]}
 
 
 def test_statistics_have_every_field_of_the_header(cache: freshet.Cache) -> None:

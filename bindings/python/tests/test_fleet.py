@@ -228,7 +228,7 @@ def test_the_thin_layer_lacks_no_call_of_the_headers() -> None:
         pytest.skip("not in a checkout: there is no header to compare with")
     calls = re.compile(r"^FRESHET_API .*?(freshet_\w+)\(", re.MULTILINE)
     declared = {name for header in headers for name in calls.findall(header.read_text())}
-    # buffers are Python's own business; many at once, and values in place, are C's so far (c.py says so)
+    # buffers are Python's own business; many at once are Cache.get_many, values in place C's own (c.py)
     missing = {"freshet_buf_set", "freshet_buf_free", "freshet_get_many", "freshet_view"}
     assert declared - set(c.__all__) == missing
 

@@ -741,8 +741,8 @@ static PyMethodDef cache_methods[] = {
 /* The type takes the methods of all files. */
 static int methods_join(PyMethodDef *ret_methods, size_t room)
 {
-    PyMethodDef *const parts[] = {cache_methods, load_methods, change_methods, guard_methods,
-                                  inspect_methods};
+    PyMethodDef *const parts[] = {cache_methods, many_methods,  load_methods,
+                                  change_methods, guard_methods, inspect_methods};
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)

@@ -153,6 +153,9 @@ void guard_ended(PyObject *guard, bool gone);
 /* _async.c */
 extern PyType_Spec call_spec, async_spec;
 
+/* _many.c */
+extern PyMethodDef many_methods[];
+
 /* _inspect.c */
 extern PyMethodDef inspect_methods[];
 extern PyMethodDef module_methods[];

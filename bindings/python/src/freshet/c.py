@@ -9,8 +9,7 @@
 A call answers its Result first, then what it puts out in C: bytes, an Answer, a Change, a guard.  What there is not is
 None.  Options are keyword arguments by Cache's names, in seconds.  Wrong types are TypeErrors: C has a compiler for
 that.  freshet.h and freshet_fleet.h are the manual; buffers Python has of its own.  Not here are freshet_get_many
-(Cache.get_many reads key by key) and freshet_view (what it lends must not outlive the call, which Python cannot see
-to).
+(it is Cache.get_many) and freshet_view (what it lends must not outlive the call, which Python cannot see to).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ keys are not served on this host until Redis has confirmed it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
 
@@ -21,10 +21,9 @@ from .serializers import RAW, Serializer
 if TYPE_CHECKING:
     from typing_extensions import Literal, Self, Unpack
 
-    from ._freshet import CachedOptions, ChangeOptions, PutOptions, ReadOptions
+    from ._freshet import CachedOptions, ChangeOptions, PutOptions
 
 Key = Union[str, bytes]
-_MISSING: Any = object()
 
 __all__ = ["Cache", "Guard", "Key"]
 
@@ -183,15 +182,6 @@ class Cache(_freshet.Cache):
         if self._aio is None:
             self._aio = AsyncCache(self)
         return self._aio
-
-    def get_many(self, keys: Iterable[Key], **options: Unpack[ReadOptions]) -> dict[Key, Any]:
-        """Those of the keys that are found.  What the tier lacks is asked for one after the other."""
-        found = {}
-        for key in keys:
-            value = self.get(key, _MISSING, **options)
-            if value is not _MISSING:
-                found[key] = value
-        return found
 
     def set_many(self, values: Mapping[Key, Any], **options: Unpack[PutOptions]) -> dict[Key, Change]:
         """Store several values, one after the other; the Change of each."""
