@@ -24,16 +24,16 @@ static bool run_case(struct bench *bench, const struct reads_case *what)
 bool bench_get(struct bench *bench)
 {
     static const struct reads_case all[] = {
-        {100000, 64, "100k/64B", BENCH_JOINED, 1.25},
-        {100000, 1024, "100k/1KiB", BENCH_JOINED, 1.10},
-        {100000, 16384, "100k/16KiB", BENCH_ALONE, 1.05},
-        {1000000, 64, "1M/64B", BENCH_ALONE, 1.25},
-        {1000000, 1024, "1M/1KiB", BENCH_ALONE, 1.10},
+        {100000, 64, "100k/64B", BENCH_JOINED, 1.25, 0},
+        {100000, 1024, "100k/1KiB", BENCH_JOINED, 1.10, 0},
+        {100000, 16384, "100k/16KiB", BENCH_ALONE, 1.05, 0},
+        {1000000, 64, "1M/64B", BENCH_ALONE, 1.25, 0},
+        {1000000, 1024, "1M/1KiB", BENCH_ALONE, 1.10, 0},
     };
     static const struct reads_case quick[] = {
-        {20000, 64, "20k/64B", BENCH_JOINED, 1.25},
-        {20000, 1024, "20k/1KiB", BENCH_ALONE, 1.10},
-        {2000, 16384, "2k/16KiB", BENCH_ALONE, 1.05},
+        {20000, 64, "20k/64B", BENCH_JOINED, 1.25, 0},
+        {20000, 1024, "20k/1KiB", BENCH_ALONE, 1.10, 0},
+        {2000, 16384, "2k/16KiB", BENCH_ALONE, 1.05, 0},
     };
     const struct reads_case *cases = bench->tool->quick ? quick : all;
     size_t count = bench->tool->quick ? sizeof quick / sizeof *quick : sizeof all / sizeof *all;

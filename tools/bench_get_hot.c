@@ -65,8 +65,8 @@ bool bench_get_hot(struct bench *bench)
 {
     uint32_t count = bench->tool->quick ? 20000 : 100000;
     const struct reads_case cases[] = {
-        {count, 64, bench->tool->quick ? "20k/64B" : "100k/64B", BENCH_JOINED, 0.40},
-        {count, 1024, bench->tool->quick ? "20k/1KiB" : "100k/1KiB", BENCH_JOINED, 0.40},
+        {count, 64, bench->tool->quick ? "20k/64B" : "100k/64B", BENCH_JOINED, 0.40, 0},
+        {count, 1024, bench->tool->quick ? "20k/1KiB" : "100k/1KiB", BENCH_JOINED, 0.40, 0},
     };
 
     return run_case(bench, &cases[0]) && run_case(bench, &cases[1]);

@@ -340,7 +340,8 @@ static void show(struct bench *bench, const char *kind, const struct counts *our
 
 bool bench_hit(struct bench *bench)
 {
-    const struct reads_case cases[] = {{10000, 64, "64B", BENCH_JOINED, 0}, {10000, 1024, "1KiB", BENCH_ALONE, 0}};
+    const struct reads_case cases[] = {{10000, 64, "64B", BENCH_JOINED, 0, 0},
+                                       {10000, 1024, "1KiB", BENCH_ALONE, 0, 0}};
     struct counts counts[KINDS] = {0};
     uint64_t stores[KINDS];
     struct stage stage = {0};

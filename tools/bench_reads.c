@@ -11,7 +11,7 @@
 
 bool reads_start(struct bench *bench, struct reads *reads, const struct reads_case *what)
 {
-    uint64_t room = what->count * (what->size * UINT64_C(3) + 2048) + (8u << 20); /* nothing is to be evicted */
+    uint64_t room = what->room ? what->room : what->count * (what->size * UINT64_C(3) + 2048) + (8u << 20);
     unsigned how = what->how & (bench->url[0] ? ~0u : ~(unsigned)BENCH_JOINED);
     bool good = true;
 

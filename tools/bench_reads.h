@@ -28,6 +28,7 @@ struct reads_case {
     const char *name; /* "100k/64B" */
     unsigned how;     /* enum bench_how */
     double most;      /* the ratio that is promised */
+    uint64_t room;    /* bytes of the tier and of LMDB's map; 0: so many that neither is ever short of any */
 };
 
 /* Fill both sides with the same records, in the same order; false: said why. */
