@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
-#define CONTROL_FORMAT 4u
+#define CONTROL_FORMAT 5u
 #define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */

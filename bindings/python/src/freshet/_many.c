@@ -111,8 +111,8 @@ static PyObject *cache_get_many(PyObject *op, PyObject *const *args, Py_ssize_t 
     options o = {0};
 
     if (nargs != 1)
-        return PyErr_Format(PyExc_TypeError, "get_many() takes an iterable of keys, %zd positional arguments were given",
-                            nargs);
+        return PyErr_Format(PyExc_TypeError,
+                            "get_many() takes an iterable of keys, %zd positional arguments were given", nargs);
     if (kwnames && options_take(self->state, &o, "get_many", OPTIONS_READ, args + nargs, kwnames) < 0)
         return NULL;
     if (many_take(&many, args[0]) == 0 && many_ask(self, &many, &o) == 0)
