@@ -6,6 +6,10 @@
  * LMDB copies every page that it changes and hands out a freed page again two commits later at the earliest, so a
  * batch also ends at a sixteenth of the free pages, its copies at a sixth, and all stay far from the end of the map.
  *
+ * After a batch the thread rests for a moment, unless somebody waits for what is queued: of fills that come one by one,
+ * each as soon as Redis has answered, every one would else be a wake-up and a commit of its own, which costs several
+ * times what the fetch did, on the processors that the callers and Redis want.
+ *
  * The map is kept below its high-water mark inside the batches themselves: each deletes what it added too much.  Where
  * LMDB finds no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
  * is made in small transactions where that helps, the batch tried once more, and then given up: a fill that is lost
@@ -21,6 +25,7 @@
 #include <log.h>
 #include <policy.h>
 #include <sheet.h>
+#include <step.h>
 
 #include <errno.h>
 #include <pthread.h>
@@ -47,6 +52,8 @@
 #define DEAD_SHARE 4u       /* if more than one in so many sheets is of the dead nobody else needs leave */
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
+#define REST_NS CLOCK_NS_PER_MS /* between batches; a fill a millisecond late costs a fetch at most */
+#define REST_SHARE 2u           /* unless this part of a batch, or of the queue, has gathered */
 
 /* What has become of a put that compares: its caller and the thread each hold it. */
 struct receipt {
@@ -87,6 +94,9 @@ struct writer {
     uint64_t handed, finished; /* tickets */
     unsigned holds;            /* the handle's, and the thread's: the last one frees */
     bool started, closing, ended, detached;
+    bool resting;     /* the thread, till `rested_ns`: who brings what cannot wait has to wake it */
+    uint32_t awaited; /* who waits for something queued */
+    bool pressing;    /* the end of a turn is queued, or a put that compares: for those somebody waits elsewhere */
     pthread_t thread;
 
     atomic_bool broken, left;
@@ -94,7 +104,7 @@ struct writer {
     /* the thread's own */
     struct policy policy;
     struct tier_hand sweep;
-    int64_t housekept_ns;
+    int64_t housekept_ns, rested_ns;
     uint64_t room;        /* pages that we may count on; fewer than the map's after the file system had no more */
     int64_t shrunk_ns;
 };
@@ -582,8 +592,10 @@ static struct item *queue_take(struct writer *w, uint32_t *ret_count, uint64_t *
     }
     w->first = *end;
     *end = NULL;
-    if (!w->first)
+    if (!w->first) {
         w->last = &w->first;
+        w->pressing = false;
+    }
     return batch;
 }
 
@@ -637,7 +649,14 @@ static struct timespec writer_monotonic(int64_t deadline_ns)
     return (struct timespec){at / CLOCK_NS_PER_S, at % CLOCK_NS_PER_S};
 }
 
-/* Under the lock: wait for something to do. */
+/* Under the lock: is what is queued to be written now? */
+static bool queue_presses(const struct writer *w)
+{
+    return w->closing || w->pressing || w->awaited > 0 || w->count >= BATCH_COUNT / REST_SHARE ||
+           w->bytes >= BATCH_BYTES / REST_SHARE || w->bytes >= w->queue_limit / REST_SHARE;
+}
+
+/* Under the lock: wait for something to do, and, soon after a batch, for more of it. */
 static void writer_await(struct writer *w)
 {
     struct timespec at = writer_monotonic(w->housekept_ns + CLOCK_NS_PER_S);
@@ -645,6 +664,24 @@ static void writer_await(struct writer *w)
     while (!w->first && !w->closing)
         if (pthread_cond_timedwait(&w->work, &w->lock, &at) != 0)
             return;
+    if (!w->first || queue_presses(w) || clock_boot_ns() >= w->rested_ns)
+        return;
+    at = writer_monotonic(w->rested_ns);
+    w->resting = true;
+    STEP("writer_resting");
+    while (w->resting)
+        if (pthread_cond_timedwait(&w->work, &w->lock, &at) != 0)
+            break;
+    if (w->resting)
+        STEP("writer_rested"); /* to the end */
+    w->resting = false;
+}
+
+/* Under the lock: the thread has something to do, or is to do it now. */
+static void writer_rouse(struct writer *w)
+{
+    w->resting = false;
+    pthread_cond_signal(&w->work);
 }
 
 static void writer_free(struct writer *w)
@@ -706,8 +743,10 @@ static void *writer_main(void *arg)
         batch = queue_take(w, &count, &bytes);
         closing = w->closing;
         pthread_mutex_unlock(&w->lock);
-        if (batch)
+        if (batch) {
             writer_write(w, batch, count, bytes);
+            w->rested_ns = clock_boot_ns() + REST_NS;
+        }
         if (writer_must_end(w) || (closing && !batch))
             break;
         if (!closing && clock_boot_ns() - w->housekept_ns >= CLOCK_NS_PER_S)
@@ -776,7 +815,7 @@ void writer_close(struct writer *w, bool *ret_left)
         return;
     pthread_mutex_lock(&w->lock);
     w->closing = true;
-    pthread_cond_broadcast(&w->work);
+    writer_rouse(w);
     while (w->started && !w->ended)
         if (pthread_cond_timedwait(&w->done, &w->lock, &at) != 0)
             break;
@@ -843,7 +882,9 @@ static void queue_append(struct writer *w, struct item *item)
     w->last = &item->next;
     w->count++;
     w->bytes += item->size;
-    pthread_cond_signal(&w->work);
+    w->pressing |= item->turn.slot || item->receipt;
+    if (!w->resting || queue_presses(w))
+        writer_rouse(w);
 }
 
 static freshet_result writer_hand_over(struct writer *w, const struct key *key, const struct record *record,
@@ -924,9 +965,13 @@ freshet_result writer_wait(struct writer *w, uint64_t ticket, int64_t deadline_n
     pthread_mutex_lock(&w->lock);
     if (ticket > w->handed)
         ticket = w->handed;
+    w->awaited++;
+    if (w->finished < ticket)
+        writer_rouse(w);
     while (w->finished < ticket && result == FRESHET_OK)
         if (!wait_news(&w->done, &w->lock, deadline_ns) && w->finished < ticket)
             result = FRESHET_ETIMEOUT;
+    w->awaited--;
     pthread_mutex_unlock(&w->lock);
     if (result == FRESHET_ETIMEOUT)
         return fail(result, "the deadline passed before the tier was written");

@@ -3,11 +3,13 @@
 
 #include <clock.h>
 #include <fcntl.h>
+#include <page.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <step.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -184,6 +186,122 @@ TEST(what_is_handed_over_is_there_after_a_wait)
     EXPECT_EQ(record.kind, RECORD_ABSENT);
     EXPECT_EQ(counted(&stage, COUNT_FILLS), 51);
     EXPECT_EQ(counted(&stage, COUNT_FILLS_DROPPED), 0);
+    stage_close(&stage);
+}
+
+/* ---- when it is written ---- */
+
+#define ROUNDS 200u
+#define REST_NS CLOCK_NS_PER_MS /* as in writer.c */
+
+static atomic_uint commits, begun, rests;
+
+static void count_steps(const char *point)
+{
+    if (strcmp(point, "tier_committed") == 0)
+        atomic_fetch_add(&commits, 1);
+    if (strcmp(point, "writer_resting") == 0)
+        atomic_fetch_add(&begun, 1);
+    if (strcmp(point, "writer_rested") == 0)
+        atomic_fetch_add(&rests, 1);
+}
+
+TEST(fills_that_come_one_by_one_share_a_commit)
+{
+    struct stage stage;
+    bool brisk = false;
+
+    stage_open(&stage, 16 * MIB);
+    step_hook = count_steps;
+    for (uint32_t round = 0; round < ROUNDS && !brisk; round++) { /* until one went by without a long pause */
+        int64_t start_ns, took_ns;
+
+        EXPECT_EQ(fill(&stage, 0, 64, round + 1), FRESHET_OK);
+        EXPECT_EQ(flush(&stage, 20000), FRESHET_OK);
+        atomic_store(&commits, 0);
+        start_ns = clock_boot_ns();
+        for (uint32_t i = 1; i <= 40; i++) {
+            EXPECT_EQ(fill(&stage, i, 64, round + 1), FRESHET_OK);
+            while (clock_boot_ns() < start_ns + i * (REST_NS / 10)) /* apart, but not by a rest */
+                continue;
+        }
+        took_ns = clock_boot_ns() - start_ns;
+        EXPECT(atomic_load(&commits) <= 2 + (uint64_t)took_ns / REST_NS);
+        brisk = took_ns < 20 * REST_NS;
+    }
+    step_hook = NULL;
+    if (!brisk)
+        test_skip("the machine is too busy for forty fills in twenty milliseconds");
+    stage_close(&stage);
+}
+
+TEST(what_is_handed_over_within_a_rest_is_written_without_being_asked_for)
+{
+    struct stage stage;
+
+    stage_open(&stage, 16 * MIB);
+    for (uint32_t i = 0; i < 20; i++) {
+        EXPECT_EQ(fill(&stage, 2 * i, 64, 1), FRESHET_OK);
+        EXPECT_EQ(flush(&stage, 20000), FRESHET_OK);
+        EXPECT_EQ(fill(&stage, 2 * i + 1, 64, 1), FRESHET_OK);
+        EXPECT(test_until(has(&stage, 2 * i + 1, NULL), 900)); /* before the next housekeeping */
+    }
+    stage_close(&stage);
+}
+
+/* Wait for the end of a turn, as whoever waits for it would see it. */
+static bool turn_ends(const struct turn *turn)
+{
+    int64_t end_ns = clock_boot_ns() + 20 * CLOCK_NS_PER_S;
+
+    while (atomic_load(&turn->slot->word) != turn->word) /* the turn's number alone: the slot is free */
+        if (clock_boot_ns() > end_ns)
+            return false;
+    return true;
+}
+
+/* Of many rounds, each soon after a batch: in how many the rest went on to its end while somebody waited, for a fill
+ * of his own or for the end of a turn. */
+static unsigned rests_waited_for(struct stage *stage, bool turns)
+{
+    unsigned ends = 0;
+
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        struct turn turn = {0};
+        int64_t start_ns;
+        struct key key;
+
+        EXPECT_EQ(fill(stage, 0, 64, i + 1), FRESHET_OK);
+        EXPECT_EQ(flush(stage, 20000), FRESHET_OK);
+        key_of(stage, &key, &i);
+        EXPECT_EQ(turn_enter(&stage->control, &key, 1, 0, &turn), TURN_OURS);
+        atomic_store(&begun, 0);
+        atomic_store(&rests, 0);
+        start_ns = clock_boot_ns();
+        EXPECT_EQ(fill(stage, 1, 64, i + 1), FRESHET_OK);
+        while (atomic_load(&begun) == 0 && clock_boot_ns() < start_ns + REST_NS) /* perhaps it need not rest */
+            continue;
+        if (turns && writer_ends_turn(stage->writer, &turn)) {
+            EXPECT(turn_ends(&turn));
+        } else {
+            EXPECT_EQ(flush(stage, 20000), FRESHET_OK);
+            turn_end(&turn);
+        }
+        ends += atomic_load(&rests) > 0;
+    }
+    return ends;
+}
+
+TEST(nobody_waits_for_a_rest_to_end)
+{
+    struct stage stage;
+
+    stage_open(&stage, 16 * MIB);
+    step_hook = count_steps;
+    /* Where the machine holds us up between two steps the rest is over before we come. */
+    EXPECT(rests_waited_for(&stage, false) < ROUNDS / 2);
+    EXPECT(rests_waited_for(&stage, true) < ROUNDS / 2);
+    step_hook = NULL;
     stage_close(&stage);
 }
 
