@@ -1,0 +1,283 @@
+/*
+ * ferry.c - one question for the records of many callers; see ferry.h.  Above line.c, below store.c.
+ *
+ * A round trip costs Redis and us some ten system calls and wake-ups, whatever it carries; a record more in it costs
+ * next to nothing.  So while a boat is on its way, who comes boards the next one at the pier, which leaves as soon as
+ * the first is back: the busier Redis is, the fuller they go, and a lone caller's leaves at once with him.  Before it
+ * leaves, those who came back with the last one may run, since they are about to ask again: else two crews form, and
+ * each goes half empty.
+ *
+ * Who boards first is the captain: he sails, that is he asks on his own thread, and lands by handing the reply to all
+ * aboard.  There is no thread of ours in between, and a whole boat is woken by one call.
+ *
+ * Nobody depends on another's good fortune for long.  A captain waits at the pier for PIER_NS at most, however long the
+ * boat before his takes: where Redis hangs each caller soon has a connection of his own, as without ferries.  One whose
+ * deadline passes on the way lands with nothing, and whoever aboard has time left asks again; each captain's deadline
+ * is met once by a call at most, and it was before the caller's own.
+ */
+#include <ferry.h>
+#include <fleet.h>
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define FERRY_SEATS   32u             /* in a boat */
+#define FERRY_SAILING 1u              /* boats on their way, beyond which the next waits */
+#define PIER_NS       FLEET_NS_PER_MS /* for so long */
+#define GATHER_TIMES  8               /* so often the captain lets others run who may come along */
+#define GATHER_NS     50000           /* and for how long */
+
+/* Where a boat is, and what those who wait for it sleep on: the captain on `leave`, the others on `landed`. */
+struct ferry_boat {
+    struct ferry_boat *next; /* spare */
+    _Atomic uint32_t leave, landed;
+    _Atomic unsigned holds;
+    unsigned aboard; /* under the ferry's lock while it is at the pier, then fixed; likewise the names */
+    size_t sizes[FERRY_SEATS];
+    char names[FERRY_SEATS][FLEET_NAME_SIZE];
+
+    /* the captain's, and everybody's once it has landed */
+    bool overdue; /* it was the captain's deadline that passed, and no more */
+    freshet_result result;
+    char sentence[256]; /* of a failure */
+    struct resp *reply;
+};
+
+struct ferry {
+    const struct url *url;
+    struct lines *lines;
+    const char *head;
+    pthread_mutex_t lock; /* all below; held for a few instructions */
+    struct ferry_boat *pier, *spare;
+    unsigned sailing, company; /* company: aboard the last that left */
+};
+
+/* Wait until the word is set, at most to the deadline (CLOCK_BOOTTIME). */
+static bool boat_await(_Atomic uint32_t *word, int64_t deadline_ns)
+{
+    while (!atomic_load_explicit(word, memory_order_acquire)) {
+        int64_t left_ns = deadline_ns - fleet_now_ns();
+        struct timespec left = {.tv_sec = left_ns / 1000000000, .tv_nsec = left_ns % 1000000000};
+
+        if (left_ns <= 0)
+            return false;
+        (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 0, &left, NULL, 0);
+    }
+    return true;
+}
+
+/* Set the word, and wake who waits for it.  A boat's memory stays, so that one too many does no harm. */
+static void boat_tell(_Atomic uint32_t *word)
+{
+    atomic_store_explicit(word, 1, memory_order_release);
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* ---- boats ---- */
+
+/* Under the lock: a boat at the pier; NULL: no memory. */
+static struct ferry_boat *ferry_boat(struct ferry *ferry)
+{
+    struct ferry_boat *boat = ferry->pier;
+
+    if (boat)
+        return boat;
+    if ((boat = ferry->spare))
+        ferry->spare = boat->next;
+    else if (!(boat = malloc(sizeof *boat)))
+        return NULL;
+    atomic_init(&boat->leave, 0);
+    atomic_init(&boat->landed, 0);
+    atomic_init(&boat->holds, 0);
+    boat->aboard = 0;
+    boat->overdue = false;
+    boat->reply = NULL;
+    return ferry->pier = boat;
+}
+
+/* One hold less. */
+static void ferry_release(struct ferry *ferry, struct ferry_boat *boat)
+{
+    if (atomic_fetch_sub(&boat->holds, 1) > 1)
+        return;
+    resp_free(boat->reply);
+    pthread_mutex_lock(&ferry->lock);
+    boat->next = ferry->spare;
+    ferry->spare = boat;
+    pthread_mutex_unlock(&ferry->lock);
+}
+
+/* ---- sailing ---- */
+
+/* The captain's way, without the lock: ask for all. */
+static freshet_result ferry_cross(struct ferry *ferry, struct ferry_boat *boat, int64_t deadline_ns)
+{
+    const char *argv[FERRY_SEATS + 2] = {"MGET"};
+    size_t sizes[FERRY_SEATS + 2] = {4};
+
+    for (unsigned i = 0; i < boat->aboard; i++) {
+        argv[i + 1] = boat->names[i];
+        sizes[i + 1] = boat->sizes[i];
+    }
+    argv[boat->aboard + 1] = ferry->head;
+    sizes[boat->aboard + 1] = strlen(ferry->head);
+    return lines_ask_values(ferry->lines, (int)boat->aboard + 2, argv, sizes, boat->aboard, deadline_ns, &boat->reply);
+}
+
+/* Leave the pier, when those are aboard who sailed together lately: they were woken together, and will be here in a
+ * moment if they come at all.  Letting them run first costs next to nothing where nobody is there to run. */
+static void ferry_leave(struct ferry *ferry, struct ferry_boat *boat)
+{
+    int64_t until_ns = 0;
+
+    pthread_mutex_lock(&ferry->lock);
+    for (int i = 0; i < GATHER_TIMES && boat->aboard < ferry->company; i++) {
+        pthread_mutex_unlock(&ferry->lock);
+        if (i == 0)
+            until_ns = fleet_now_ns() + GATHER_NS;
+        (void)sched_yield();
+        pthread_mutex_lock(&ferry->lock);
+        if (fleet_now_ns() >= until_ns) /* somebody else's work took the processor */
+            break;
+    }
+    if (ferry->pier == boat)
+        ferry->pier = NULL;
+    ferry->sailing++;
+    ferry->company = boat->aboard;
+    pthread_mutex_unlock(&ferry->lock);
+}
+
+/* Be the captain; `wait`: for the boat before. */
+static freshet_result ferry_sail(struct ferry *ferry, struct ferry_boat *boat, int64_t deadline_ns, bool wait)
+{
+    struct ferry_boat *next;
+
+    if (wait) {
+        int64_t until_ns = fleet_now_ns() + PIER_NS;
+
+        (void)boat_await(&boat->leave, until_ns < deadline_ns ? until_ns : deadline_ns);
+        remote_step("ferry_leaving");
+    }
+    ferry_leave(ferry, boat);
+    remote_step("ferry_crossing");
+    if ((boat->result = ferry_cross(ferry, boat, deadline_ns)) != FRESHET_OK) {
+        boat->overdue = fleet_now_ns() >= deadline_ns;
+        (void)snprintf(boat->sentence, sizeof boat->sentence, "%s", freshet_error());
+    }
+    remote_step("ferry_back");
+    pthread_mutex_lock(&ferry->lock);
+    ferry->sailing--;
+    next = ferry->pier;
+    pthread_mutex_unlock(&ferry->lock);
+    if (next)
+        boat_tell(&next->leave);
+    if (boat->aboard > 1)
+        boat_tell(&boat->landed);
+    return boat->result;
+}
+
+/* Be a passenger.  *ret_again: with time left, and nothing to show for it. */
+static freshet_result ferry_ride(struct ferry *ferry, struct ferry_boat *boat, int64_t deadline_ns, bool *ret_again)
+{
+    char where[URL_TEXT_MAX];
+
+    remote_step("ferry_aboard");
+    if (!boat_await(&boat->landed, deadline_ns))
+        return remote_fail(FRESHET_ENET, "Redis at %s did not answer before the deadline",
+                           url_text(ferry->url, where, sizeof where));
+    if (boat->result == FRESHET_OK)
+        return FRESHET_OK;
+    *ret_again = boat->overdue && fleet_now_ns() < deadline_ns;
+    return remote_fail(boat->result, "%s", boat->sentence);
+}
+
+/* One voyage. */
+static freshet_result ferry_voyage(struct ferry *ferry, const char *name, size_t name_size, int64_t deadline_ns,
+                                   struct ferried *ret_ferried, bool *ret_again)
+{
+    struct ferry_boat *boat;
+    bool wait, full;
+    unsigned place;
+    freshet_result result;
+
+    *ret_again = false;
+    pthread_mutex_lock(&ferry->lock);
+    if (!(boat = ferry_boat(ferry))) {
+        pthread_mutex_unlock(&ferry->lock);
+        return remote_fail(FRESHET_ENOMEM, "no memory for a question to Redis");
+    }
+    place = boat->aboard++;
+    atomic_fetch_add(&boat->holds, 1);
+    memcpy(boat->names[place], name, name_size);
+    boat->sizes[place] = name_size;
+    full = boat->aboard == FERRY_SEATS;
+    wait = place == 0 && ferry->sailing >= FERRY_SAILING;
+    if (full)
+        ferry->pier = NULL;
+    pthread_mutex_unlock(&ferry->lock);
+    if (full)
+        boat_tell(&boat->leave);
+    result = place == 0 ? ferry_sail(ferry, boat, deadline_ns, wait) : ferry_ride(ferry, boat, deadline_ns, ret_again);
+    if (result == FRESHET_OK)
+        *ret_ferried = (struct ferried){.boat = boat, .reply = boat->reply, .place = place, .count = boat->aboard};
+    else
+        ferry_release(ferry, boat);
+    return result;
+}
+
+freshet_result ferry_ask(struct ferry *ferry, const char *name, size_t name_size, int64_t deadline_ns,
+                         struct ferried *ret_ferried)
+{
+    freshet_result result;
+    bool again;
+    int state;
+
+    if (name_size > FLEET_NAME_SIZE)
+        return remote_fail(FRESHET_EINVAL, "a record's name has at most %u bytes", FLEET_NAME_SIZE);
+    /* A captain who is cancelled on the way would leave his passengers at sea. */
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    do
+        result = ferry_voyage(ferry, name, name_size, deadline_ns, ret_ferried, &again);
+    while (again);
+    (void)pthread_setcancelstate(state, NULL);
+    return result;
+}
+
+void ferry_done(struct ferry *ferry, const struct ferried *ferried)
+{
+    ferry_release(ferry, ferried->boat);
+}
+
+/* ---- open and close ---- */
+
+struct ferry *ferry_open(const struct url *url, struct lines *lines, const char *head)
+{
+    struct ferry *ferry = calloc(1, sizeof *ferry);
+
+    if (!ferry)
+        return NULL;
+    ferry->url = url;
+    ferry->lines = lines;
+    ferry->head = head;
+    pthread_mutex_init(&ferry->lock, NULL);
+    return ferry;
+}
+
+void ferry_close(struct ferry *ferry)
+{
+    struct ferry_boat *next;
+
+    if (!ferry)
+        return;
+    for (struct ferry_boat *boat = ferry->spare; boat; boat = next) {
+        next = boat->next;
+        free(boat);
+    }
+    pthread_mutex_destroy(&ferry->lock);
+    free(ferry);
+}
