@@ -28,7 +28,7 @@
 
 #define FERRY_SEATS   32u             /* in a boat */
 #define FERRY_SAILING 1u              /* boats on their way, beyond which the next waits */
-#define PIER_NS       FLEET_NS_PER_MS /* for so long */
+#define PIER_NS       200000          /* for so long: some round trips */
 #define GATHER_TIMES  8               /* so often the captain lets others run who may come along */
 #define GATHER_NS     50000           /* and for how long */
 
