@@ -68,7 +68,7 @@ static void ferry_begin(const char *url)
 
 static void ferry_end(void)
 {
-    step_hook = NULL;
+    step_hook = (void (*)(const char *))0;
     ferry_close(ferry);
     lines_close(ferry_lines);
     url_free(&ferry_url);

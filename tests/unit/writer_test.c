@@ -229,7 +229,7 @@ TEST(fills_that_come_one_by_one_share_a_commit)
         EXPECT(atomic_load(&commits) <= 2 + (uint64_t)took_ns / REST_NS);
         brisk = took_ns < 20 * REST_NS;
     }
-    step_hook = NULL;
+    step_hook = (void (*)(const char *))0;
     if (!brisk)
         test_skip("the machine is too busy for forty fills in twenty milliseconds");
     stage_close(&stage);
@@ -301,7 +301,7 @@ TEST(nobody_waits_for_a_rest_to_end)
     /* Where the machine holds us up between two steps the rest is over before we come. */
     EXPECT(rests_waited_for(&stage, false) < ROUNDS / 2);
     EXPECT(rests_waited_for(&stage, true) < ROUNDS / 2);
-    step_hook = NULL;
+    step_hook = (void (*)(const char *))0;
     stage_close(&stage);
 }
 
