@@ -61,7 +61,6 @@ enum strong_state strong_judge(const char *value, size_t size, const struct stro
 
 /* What this process knows of the registries: since when each id, and since when each mark. */
 struct strong_memory {
-    pthread_mutex_t lock;
     struct strong_registry {
         uint8_t id[16];
         int64_t since_ns; /* 0: none is known */
@@ -73,6 +72,7 @@ struct strong_memory {
     } marks[STRONG_MARKS];
     uint32_t marks_next;
     _Atomic int64_t pause_ns; /* before the first question: hosts need a moment, and learning it saves a round trip */
+    pthread_mutex_t lock;     /* last: before the registries gcc 14 takes a store into them for one past its end */
 };
 
 void strong_init(struct strong_memory *memory);
