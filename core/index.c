@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define INDEX_MAGIC 0x3178644965724646u /* "FFreIdx1" */
+#define INDEX_MAGIC 0x3278644965724646u /* "FFreIdx2" */
 #define INDEX_HEAD_SIZE 4096u
 #define INDEX_CHECKED 40u
 #define INDEX_K0 0x6c6f72746e6f4346u /* "FControl" */

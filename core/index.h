@@ -39,10 +39,14 @@ struct index_bucket {
 
 /* Words that the tier keeps beside the table */
 enum index_word {
-    INDEX_RECORDS, /* slots in use; right but for what a killed writer left uncounted */
+    INDEX_RECORDS, /* slots in use; what a killed writer left uncounted the next sweep sets right */
     INDEX_LIVE,    /* bytes of their records in the logs, likewise */
     INDEX_INDEXED, /* of each log: how far its records are in the table (tier.c) */
-    INDEX_WORDS = INDEX_INDEXED + INDEX_LOGS
+    INDEX_HAND = INDEX_INDEXED + INDEX_LOGS, /* how far the sweep has come through the logs */
+    INDEX_MET,                               /* slots in use behind it, ... */
+    INDEX_MET_LIVE,                          /* ... and their bytes */
+    INDEX_SWEPT,                             /* CLOCK_BOOTTIME at which somebody last had his turn at it, ns */
+    INDEX_WORDS
 };
 
 struct index_head; /* index.c */

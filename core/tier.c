@@ -626,7 +626,12 @@ static freshet_result txn_open(struct tier *tier)
     return map_result(tier->map, rc, "beginning to write");
 }
 
-/* ---- counting ---- */
+/* ---- counting ----
+ *
+ * How many records there are, and their bytes, is what came less what left.  Who is killed between a slot and its count
+ * leaves that wrong.  So the sweep, which goes through all logs again and again, counts what it meets: beside them are
+ * the sums of what lies behind its hand, kept up by whoever lets something come or leave there, and when it has come
+ * round they take the others' place. */
 
 static void index_add(const struct tier *tier, enum index_word word, uint64_t n)
 {
@@ -639,6 +644,39 @@ static void index_subtract(const struct tier *tier, enum index_word word, uint64
     uint64_t had = atomic_load_explicit(at, memory_order_relaxed);
 
     atomic_store_explicit(at, had > n ? had - n : 0, memory_order_relaxed);
+}
+
+/* Is the place one that the sweep has behind it? */
+static bool place_is_met(const struct tier *tier, uint64_t place)
+{
+    uint64_t hand = atomic_load_explicit(&tier->index.words[INDEX_HAND], memory_order_relaxed), last;
+    uint32_t log = place_log(place);
+
+    if (log >= TIER_LOGS || log != hand >> NUMBER_BITS)
+        return log < hand >> NUMBER_BITS;
+    last = tier->writing.last[log];
+    return last - ((last - place_sheet(&tier->index, place)) & tier->index.sheet_mask) <
+           (hand & ((UINT64_C(1) << NUMBER_BITS) - 1));
+}
+
+static void count_in(const struct tier *tier, uint64_t place, uint64_t bytes)
+{
+    index_add(tier, INDEX_RECORDS, 1);
+    index_add(tier, INDEX_LIVE, bytes);
+    if (place_is_met(tier, place)) {
+        index_add(tier, INDEX_MET, 1);
+        index_add(tier, INDEX_MET_LIVE, bytes);
+    }
+}
+
+static void count_out(const struct tier *tier, uint64_t place, uint64_t bytes)
+{
+    index_subtract(tier, INDEX_RECORDS, 1);
+    index_subtract(tier, INDEX_LIVE, bytes);
+    if (place_is_met(tier, place)) {
+        index_subtract(tier, INDEX_MET, 1);
+        index_subtract(tier, INDEX_MET_LIVE, bytes);
+    }
 }
 
 /* ---- where a key stands, for the writer ---- */
@@ -698,9 +736,11 @@ static bool slot_of_place(const struct tier *tier, const struct key *key, uint64
 
 static void slot_clear(const struct tier *tier, _Atomic uint64_t *slot, uint64_t bytes)
 {
+    uint64_t place = atomic_load_explicit(slot, memory_order_relaxed) & PLACE_MASK;
+
     index_clear(slot);
-    index_subtract(tier, INDEX_RECORDS, 1);
-    index_subtract(tier, INDEX_LIVE, bytes);
+    STEP("tier_cleared");
+    count_out(tier, place, bytes);
 }
 
 freshet_result tier_peek(struct tier_txn *txn, const struct key *key, struct record *ret_record,
@@ -967,12 +1007,11 @@ static void publish_insert(struct tier *tier, const struct written *written)
     uint32_t head;
 
     index_insert(&tier->index, &written->key, written->place, written->touched, place_hash, tier, &evicted);
+    STEP("tier_inserted");
     tier->displaced += evicted != 0;
-    if (evicted == 0)
-        index_add(tier, INDEX_RECORDS, 1);
-    else if (place_open(&run, tier, evicted, &record, &head))
-        index_subtract(tier, INDEX_LIVE, sheet_bytes(head, &record));
-    index_add(tier, INDEX_LIVE, written->bytes);
+    count_in(tier, written->place, written->bytes);
+    if (evicted != 0)
+        count_out(tier, evicted, place_open(&run, tier, evicted, &record, &head) ? sheet_bytes(head, &record) : 0);
 }
 
 static void publish_move(struct tier *tier, const struct written *written, struct index_probe *probe,
@@ -980,8 +1019,9 @@ static void publish_move(struct tier *tier, const struct written *written, struc
 {
     atomic_store_explicit(index_touched(probe), written->touched, memory_order_relaxed);
     index_move(index_slot(probe), written->place);
-    index_add(tier, INDEX_LIVE, written->bytes);
-    index_subtract(tier, INDEX_LIVE, bytes_before);
+    STEP("tier_moved");
+    count_in(tier, written->place, written->bytes);
+    count_out(tier, probe->word & PLACE_MASK, bytes_before);
 }
 
 /* A record that its writer has in hand: in the place of what it replaces. */
@@ -1292,8 +1332,15 @@ freshet_result tier_tick(struct tier_txn *txn)
 
 /* ---- sweeping ---- */
 
+struct sweeping {
+    tier_judge_fn judge;
+    void *arg;
+    uint32_t asked, gone;
+    uint64_t bytes; /* of those that stay */
+};
+
 static void sweep_sheet(struct tier_txn *txn, const uint8_t *bytes, uint32_t log, uint64_t number,
-                        tier_judge_fn judge, void *arg, uint32_t *asked, uint32_t *gone)
+                        struct sweeping *sweeping)
 {
     struct tier_entry entry = {.log = log};
     struct leafing leafing;
@@ -1307,35 +1354,78 @@ static void sweep_sheet(struct tier_txn *txn, const uint8_t *bytes, uint32_t log
 
         if (!entry_open(txn->tier, &entry, run) || !slot_of_place(txn->tier, &entry.key, place, &probe))
             continue;
-        ++*asked;
+        sweeping->asked++;
         entry.touched = atomic_load_explicit(index_touched(&probe), memory_order_relaxed);
-        if (judge(&entry, arg).keep)
+        if (sweeping->judge(&entry, sweeping->arg).keep) {
+            sweeping->bytes += entry.bytes;
             continue;
+        }
         slot_clear(txn->tier, index_slot(&probe), entry.bytes);
-        ++*gone;
+        sweeping->gone++;
     }
 }
 
-bool tier_sweep(struct tier_txn *txn, struct tier_hand *hand, uint32_t sheets, tier_judge_fn judge, void *arg,
-                uint32_t *ret_asked, uint32_t *ret_gone)
+/* On from a log and number, which it leaves where it ended; MDB_NOTFOUND: that was the last sheet. */
+static int sweep_on(struct tier_txn *txn, uint32_t *log, uint64_t *number, uint32_t sheets, struct sweeping *sweeping)
 {
-    *ret_asked = *ret_gone = 0;
-    for (uint32_t i = 0; i < sheets; i++) {
+    while (sheets > 0) {
         const uint8_t *bytes;
-        uint64_t number;
+        int rc = txn->last[*log] ? sheet_find(txn->cursor, *log, *number, number, &bytes) : MDB_NOTFOUND;
 
-        if (hand->log >= TIER_LOGS || txn->last[hand->log] == 0 ||
-            sheet_find(txn->cursor, hand->log, hand->number, &number, &bytes) != 0) {
-            hand->number = 0;
-            if (++hand->log < TIER_LOGS)
-                continue;
-            hand->log = 0;
-            return true;
+        if (rc != 0 && (rc != MDB_NOTFOUND || *log + 1 == TIER_LOGS))
+            return rc;
+        if (rc == 0) {
+            sweep_sheet(txn, bytes, *log, *number, sweeping);
+            ++*number;
+            sheets--;
+        } else {
+            ++*log;
+            *number = 0;
         }
-        sweep_sheet(txn, bytes, hand->log, number, judge, arg, ret_asked, ret_gone);
-        hand->number = number + 1;
     }
-    return false;
+    return 0;
+}
+
+bool tier_sweep(struct tier_txn *txn, uint32_t sheets, tier_judge_fn judge, void *arg, uint32_t *ret_asked,
+                uint32_t *ret_gone)
+{
+    const struct tier *tier = txn->tier;
+    _Atomic uint64_t *words = tier->index.words;
+    uint64_t hand = atomic_load_explicit(&words[INDEX_HAND], memory_order_relaxed);
+    uint64_t number = hand & ((UINT64_C(1) << NUMBER_BITS) - 1);
+    uint32_t log = (uint32_t)(hand >> NUMBER_BITS);
+    struct sweeping sweeping = {.judge = judge, .arg = arg};
+    int rc;
+
+    if (log >= TIER_LOGS || number > txn->last[log] + 1) /* damaged */
+        log = 0, number = 0;
+    if (log == 0 && number == 0) {
+        atomic_store_explicit(&words[INDEX_HAND], 0, memory_order_relaxed);
+        atomic_store_explicit(&words[INDEX_MET], 0, memory_order_relaxed);
+        atomic_store_explicit(&words[INDEX_MET_LIVE], 0, memory_order_relaxed);
+    }
+    rc = sweep_on(txn, &log, &number, sheets, &sweeping);
+    index_add(tier, INDEX_MET, sweeping.asked - sweeping.gone);
+    index_add(tier, INDEX_MET_LIVE, sweeping.bytes);
+    *ret_asked = sweeping.asked;
+    *ret_gone = sweeping.gone;
+    atomic_store_explicit(&words[INDEX_HAND], rc == 0 ? (uint64_t)log << NUMBER_BITS | number : 0,
+                          memory_order_relaxed);
+    if (rc != MDB_NOTFOUND)
+        return rc != 0; /* damaged: what was met is not all */
+    atomic_store_explicit(&words[INDEX_RECORDS], atomic_load_explicit(&words[INDEX_MET], memory_order_relaxed),
+                          memory_order_relaxed);
+    atomic_store_explicit(&words[INDEX_LIVE], atomic_load_explicit(&words[INDEX_MET_LIVE], memory_order_relaxed),
+                          memory_order_relaxed);
+    return true;
+}
+
+bool tier_sweep_turn(struct tier *tier, int64_t now_ns, int64_t every_ns)
+{
+    uint64_t swept = atomic_load_explicit(&tier->index.words[INDEX_SWEPT], memory_order_relaxed);
+
+    return (uint64_t)now_ns - swept >= (uint64_t)every_ns &&
+           atomic_compare_exchange_strong(&tier->index.words[INDEX_SWEPT], &swept, (uint64_t)now_ns);
 }
 
 /* ---- walking ---- */

@@ -110,15 +110,13 @@ freshet_result tier_tail(struct tier_txn *txn, uint32_t log, tier_judge_fn judge
 /* Give the transaction something to commit: LMDB hands out freed pages again two commits later. */
 freshet_result tier_tick(struct tier_txn *txn);
 
-/* Where a sweep goes on. */
-struct tier_hand {
-    uint32_t log;
-    uint64_t number;
-};
-/* Look at the records of up to so many sheets; those that are not kept are deleted, at once.  *ret_asked, *ret_gone:
- * records.  True: the hand came round. */
-bool tier_sweep(struct tier_txn *txn, struct tier_hand *hand, uint32_t sheets, tier_judge_fn judge, void *arg,
-                uint32_t *ret_asked, uint32_t *ret_gone);
+/* Look at the records of up to so many sheets, from where the last sweep of any process ended; those that are not kept
+ * are deleted, at once.  *ret_asked, *ret_gone: records.  True: it has come round, and the counts of records are right
+ * again, whatever killed writers left uncounted. */
+bool tier_sweep(struct tier_txn *txn, uint32_t sheets, tier_judge_fn judge, void *arg, uint32_t *ret_asked,
+                uint32_t *ret_gone);
+/* Is it this process's turn to sweep?  One has it in so much time. */
+bool tier_sweep_turn(struct tier *tier, int64_t now_ns, int64_t every_ns);
 
 /* The map's pages, inside a write transaction: `used`; `owed`, those of them that will go as soon as others have
  * been committed; `live`, what the records in use would take; `all` there may be. */

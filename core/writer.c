@@ -47,8 +47,9 @@
 #define ROOM_SHEETS 64u     /* of a transaction that only makes room */
 #define ROOM_LEAST 64u      /* pages, whatever the file system says */
 #define ROOM_ROUNDS 20000u
-#define SWEEP_SHEETS 16u
-#define SWEEP_ROUNDS 16u    /* as long as most of what is met is void */
+#define SWEEP_SHEETS 16u    /* a transaction */
+#define SWEEP_SECONDS 3600u /* for all sheets */
+#define SWEEP_ROUNDS 16u    /* more, as long as most of what is met is void */
 #define DEAD_SHARE 4u       /* if more than one in so many sheets is of the dead nobody else needs leave */
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
@@ -103,7 +104,6 @@ struct writer {
 
     /* the thread's own */
     struct policy policy;
-    struct tier_hand sweep;
     int64_t housekept_ns, rested_ns;
     uint64_t room;        /* pages that we may count on; fewer than the map's after the file system had no more */
     int64_t shrunk_ns;
@@ -280,13 +280,20 @@ static freshet_result writer_tail(struct tier_txn *txn, const struct tier_usage 
     return result;
 }
 
-/* Is so much of the logs nobody's that it is enough to take that? */
-static bool usage_is_dead(const struct tier_usage *usage)
+static uint64_t usage_sheets(const struct tier_usage *usage)
 {
     uint64_t sheets = 0;
 
     for (uint32_t log = 0; log < TIER_LOGS; log++)
         sheets += usage->log_sheets[log];
+    return sheets;
+}
+
+/* Is so much of the logs nobody's that it is enough to take that? */
+static bool usage_is_dead(const struct tier_usage *usage)
+{
+    uint64_t sheets = usage_sheets(usage);
+
     return usage->live < sheets && sheets - usage->live > sheets / DEAD_SHARE;
 }
 
@@ -524,21 +531,26 @@ static uint32_t writer_write_some(struct writer *w, const struct item *item, uin
 
 /* ---- housekeeping ---- */
 
-/* Look at some sheets for the void and the expired; was most of them so? */
-static bool writer_sweep(struct writer *w)
+/* Look at some sheets for the void and the expired.  *ret_share: how often to do so in a second; *ret_void: most of
+ * what was met was so.  False: the sweep has come round, or cannot go on. */
+static bool writer_sweep(struct writer *w, uint64_t *ret_share, bool *ret_void)
 {
     struct tally tally = {0};
     struct judging judging = judging_begin(w, &tally);
+    struct tier_usage usage;
     struct tier_txn *txn;
     uint32_t asked, gone;
     bool round;
 
-    if (writer_begin(w, &txn) != FRESHET_OK)
+    if (writer_must_end(w) || writer_begin(w, &txn) != FRESHET_OK)
         return false;
-    round = tier_sweep(txn, &w->sweep, SWEEP_SHEETS, writer_judge_sweep, &judging, &asked, &gone);
+    tier_usage(txn, &usage);
+    round = tier_sweep(txn, SWEEP_SHEETS, writer_judge_sweep, &judging, &asked, &gone);
     tier_drop(txn);
     tally_count(w->control, &tally);
-    return gone > asked / 2 && !round;
+    *ret_share = usage_sheets(&usage) / (SWEEP_SHEETS * SWEEP_SECONDS) + 1;
+    *ret_void = gone > asked / 2;
+    return !round;
 }
 
 static bool writer_idle(struct writer *w)
@@ -553,14 +565,19 @@ static bool writer_idle(struct writer *w)
 
 static void writer_housekeep(struct writer *w)
 {
+    uint64_t share = 1;
+    bool is_void = false;
+
     w->housekept_ns = clock_boot_ns();
     if (!tier_intact(w->tier))
         return;
     (void)tier_reader_check(w->tier);
     if (w->room < UINT64_MAX / 2)
         w->room += w->room / 256 + 1;
-    for (unsigned round = 0; round < SWEEP_ROUNDS; round++)
-        if (!writer_sweep(w) || !writer_idle(w))
+    if (!tier_sweep_turn(w->tier, w->housekept_ns, CLOCK_NS_PER_S))
+        return;
+    for (uint64_t i = 0; i < share || (is_void && i < share + SWEEP_ROUNDS && writer_idle(w)); i++)
+        if (!writer_sweep(w, &share, &is_void))
             break;
 }
 

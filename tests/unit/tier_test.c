@@ -490,7 +490,6 @@ TEST(a_sweep_goes_on_where_it_ended_and_asks_about_each_record_once)
 {
     struct tier *tier = tier_at(fresh_dir(), 16 * MIB);
     uint8_t *value = calloc(1, 20000);
-    struct tier_hand hand = {0};
     struct swept swept = {0};
     uint32_t asked, gone, all_asked = 0, all_gone = 0;
     struct tier_txn *txn;
@@ -498,7 +497,7 @@ TEST(a_sweep_goes_on_where_it_ended_and_asks_about_each_record_once)
 
     test_leaves();
     EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-    EXPECT(tier_sweep(txn, &hand, 100, sweep_odd, &swept, &asked, &gone) && asked == 0);
+    EXPECT(tier_sweep(txn, 100, sweep_odd, &swept, &asked, &gone) && asked == 0);
     for (unsigned i = 0; i < 100; i++) {
         struct record record;
         struct key key;
@@ -510,7 +509,7 @@ TEST(a_sweep_goes_on_where_it_ended_and_asks_about_each_record_once)
     EXPECT_EQ(tier_commit(txn), FRESHET_OK);
     do {
         EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-        round = tier_sweep(txn, &hand, 7, sweep_odd, &swept, &asked, &gone);
+        round = tier_sweep(txn, 7, sweep_odd, &swept, &asked, &gone);
         all_asked += asked;
         all_gone += gone;
         tier_drop(txn); /* and what is gone is gone */
@@ -740,6 +739,25 @@ static struct tier_fate add_bytes(const struct tier_entry *entry, void *arg)
     return (struct tier_fate){.keep = true};
 }
 
+/* Sweep until it has come round: records met, and their bytes. */
+static uint64_t count_round(struct tier *tier, uint64_t *ret_bytes)
+{
+    uint32_t asked, gone;
+    uint64_t all = 0;
+    bool round;
+
+    *ret_bytes = 0;
+    do {
+        struct tier_txn *txn;
+
+        EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+        round = tier_sweep(txn, 1000, add_bytes, ret_bytes, &asked, &gone);
+        tier_drop(txn);
+        all += asked;
+    } while (!round);
+    return all;
+}
+
 TEST(records_and_their_bytes_are_counted_right_whatever_becomes_of_them)
 {
     struct tier *tier = tier_at(fresh_dir(), 8 * MIB);
@@ -747,10 +765,9 @@ TEST(records_and_their_bytes_are_counted_right_whatever_becomes_of_them)
     uint8_t value[300] = {0};
 
     for (int round = 0; round < 300; round++) {
-        struct tier_hand hand = {0};
-        uint32_t asked, gone, all = 0, names[20];
+        uint64_t records, live;
+        uint32_t names[20];
         struct tier_txn *txn;
-        bool round_trip;
 
         EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
         for (int i = 0; i < 20; i++) {
@@ -772,15 +789,74 @@ TEST(records_and_their_bytes_are_counted_right_whatever_becomes_of_them)
         if (round % 2)
             EXPECT_EQ(tend_in(txn, 20), FRESHET_OK);
         EXPECT_EQ(tier_commit(txn), FRESHET_OK);
-        EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-        bytes = 0;
-        do {
-            round_trip = tier_sweep(txn, &hand, 1000, add_bytes, &bytes, &asked, &gone);
-            all += asked;
-        } while (!round_trip);
-        tier_drop(txn);
-        EXPECT_EQ(records_in(tier), all);
-        EXPECT_EQ(live_in(tier), bytes);
+        records = records_in(tier);
+        live = live_in(tier);
+        EXPECT_EQ(count_round(tier, &bytes), records);
+        EXPECT_EQ(bytes, live);
+        EXPECT(records_in(tier) == records && live_in(tier) == live);
+    }
+    tier_close(tier);
+}
+
+/* Fills of some of 500 keys, deletions, and a look at the tails, as they come. */
+static void stir(struct tier *tier, uint64_t *state, uint64_t round)
+{
+    static const uint8_t value[300];
+    uint32_t names[20];
+    struct tier_txn *txn;
+
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    for (int i = 0; i < 20; i++) {
+        struct record record;
+        struct key key;
+
+        names[i] = (uint32_t)(test_random(state) % 500);
+        key_make(&key, &space, &names[i], sizeof names[i]);
+        record = record_for(&key, test_random(state) % 300, round << 8);
+        if (i % 5 == 4)
+            tier_delete(txn, &key);
+        else
+            EXPECT_EQ(tier_write(txn, &key, &record, value, (uint32_t)i % TIER_LOGS, 0), FRESHET_OK);
+    }
+    if (round % 2)
+        EXPECT_EQ(tend_in(txn, 6), FRESHET_OK);
+    EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+}
+
+TEST(wrong_counts_are_right_again_when_the_sweep_has_come_round)
+{
+    static const uint64_t wrong[] = {0, 7, 100000, UINT64_MAX};
+    const char *dir = fresh_dir();
+    struct tier *tier = tier_at(dir, 8 * MIB);
+    uint64_t state = 3, round = 0, records, live, bytes;
+    struct index index;
+
+    for (unsigned i = 0; i < sizeof wrong / sizeof *wrong * 20; i++) {
+        uint32_t asked, gone, sheets = 1 + (uint32_t)(test_random(&state) % 5), rounds = 0, steps = 0;
+
+        for (int j = 0; j < 10; j++)
+            stir(tier, &state, ++round);
+        raw_index(&index, dir, 8 * MIB);
+        for (int word = INDEX_RECORDS; word <= (int)INDEX_LIVE; word++)
+            atomic_store(&index.words[word], wrong[i / 20]);
+        if (i % 3 == 0) /* the sweep's own words, which it begins anew */
+            for (int word = INDEX_HAND; word < (int)INDEX_WORDS; word++)
+                atomic_store(&index.words[word], test_random(&state));
+        index_close(&index);
+        while (rounds < 2) { /* the first one may have been under way */
+            struct tier_txn *txn;
+
+            EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+            rounds += tier_sweep(txn, sheets, add_bytes, &bytes, &asked, &gone);
+            tier_drop(txn);
+            if (rounds < 2)
+                stir(tier, &state, ++round); /* records come, leave and move on both sides of the hand */
+            EXPECT(++steps < 5000);
+        }
+        records = records_in(tier);
+        live = live_in(tier);
+        EXPECT_EQ(count_round(tier, &bytes), records);
+        EXPECT_EQ(bytes, live);
     }
     tier_close(tier);
 }
@@ -1222,6 +1298,45 @@ TEST_LONG(what_a_killed_writer_committed_is_found_by_the_next, 300)
                 tier_close(tier);
             });
         }
+}
+
+TEST(what_killed_writers_left_uncounted_the_next_sweep_counts)
+{
+    static const char *const points[] = {"tier_inserted", "tier_moved", "tier_cleared"};
+    const char *dir = fresh_dir();
+    struct tier *tier = tier_at(dir, 8 * MIB);
+    uint64_t state = 3, bytes, records, live;
+
+    for (uint64_t round = 0; round < 60; round++) /* so that most fills replace something */
+        stir(tier, &state, round);
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        for (unsigned after = 0; after < 5; after++) {
+            pid_t child = test_fork();
+            int status;
+
+            if (child == 0) {
+                tier = tier_at(dir, 8 * MIB);
+                die_at = points[i];
+                die_after = after;
+                step_hook = die_hook;
+                state += after;
+                for (uint64_t round = 100 * (i + 1) + after;; round++)
+                    stir(tier, &state, round);
+            }
+            while (waitpid(child, &status, 0) < 0)
+                EXPECT(errno == EINTR);
+            EXPECT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        }
+        stir(tier, &state, 100 * (i + 1) + 50);
+        records = records_in(tier);
+        live = live_in(tier);
+        EXPECT(count_round(tier, &bytes) != records || bytes != live); /* else nothing is shown here */
+        records = records_in(tier);
+        live = live_in(tier);
+        EXPECT_EQ(count_round(tier, &bytes), records);
+        EXPECT_EQ(bytes, live);
+    }
+    tier_close(tier);
 }
 
 TEST(whoever_catches_up_may_die_too)
