@@ -2,10 +2,11 @@
  * map.c - the LMDB environment: opened, checked, read from, written to, closed.
  * Below tier.c, above LMDB; nothing else of ours includes <lmdb.h>.
  *
- * LMDB trusts its file and its descriptors; we do not.  The file's first pages are checked before LMDB sees them,
- * since it answers nonsense with abort(); the file is stretched to the map's size, so that no page of the mapping lies
- * beyond its end (SIGBUS); and before each commit the descriptors are compared with the files that they were, because
- * a host program that closes what it does not know would have LMDB write pages into whatever got the number next.
+ * LMDB trusts its file and its descriptors; we do not.  The file's first pages are checked before LMDB sees them, and
+ * its trees (tree.h) before it walks them, since it answers nonsense with abort(); the file is stretched to the map's
+ * size, so that no page of the mapping lies beyond its end (SIGBUS); and before each commit the descriptors are
+ * compared with the files that they were, because a host program that closes what it does not know would have LMDB
+ * write pages into whatever got the number next.
  *
  * No WRITEMAP: the host program has the map read-only, and a full file system is an error of a commit.
  *
@@ -13,7 +14,9 @@
  */
 #include <map.h>
 
+#include <bytes.h>
 #include <log.h>
+#include <tree.h>
 
 #include <dirent.h>
 #include <errno.h>
@@ -31,6 +34,12 @@
 
 #define POOL_TRIES 4u
 #define OPEN_TRIES 25
+#define SNAPSHOT_TRIES 100u
+#define TXN_MOST (SIZE_MAX / 2) /* no map comes to so many commits */
+#define LOCK_READERS 56u /* where in the lock file the count of its slots stands, */
+#define ROW_HEAD (UINT64_C(1) << 16 | 4) /* of a page, at byte 10: a row's, and one page of it */
+#define LOCK_HEAD 128u   /* and where they begin; those of a format that LMDB itself checks */
+#define LOCK_SLOT 64u
 #define FREE_DBI_ 0u /* LMDB's own list of free pages; its number is as fixed as the file format */
 
 /* The row that names the map: a random number.  One byte: before all others. */
@@ -250,9 +259,15 @@ static freshet_result map_check_file(const char *path, const char *lock_path, ui
     if (getrlimit(RLIMIT_FSIZE, &most) == 0 && most.rlim_cur < map_size)
         return fail(FRESHET_EIO, "this process may write files of %llu bytes only (ulimit -f), the tier needs %llu",
                     (unsigned long long)most.rlim_cur, (unsigned long long)map_size);
-    if (lstat(lock_path, &st) == 0 && (!S_ISREG(st.st_mode) || st.st_uid != geteuid())) {
-        *ret_damaged = true;
-        return fail(FRESHET_EIO, "%s is no plain file of this user", lock_path);
+    if (lstat(lock_path, &st) == 0) {
+        if (!S_ISREG(st.st_mode) || st.st_uid != geteuid())
+            fault = "is no plain file of this user";
+        else if (st.st_size != 0 && st.st_size < (off_t)(LOCK_HEAD + LOCK_SLOT))
+            fault = "was cut off";
+        if (fault) {
+            *ret_damaged = true;
+            return fail(FRESHET_EIO, "%s %s", lock_path, fault);
+        }
     }
     fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno == ENOENT)
@@ -343,13 +358,15 @@ static int map_count_slot(const char *line, void *arg)
 }
 
 /* Slots with our own process id, right after opening, were left by a dead namesake (a container's pid 1, say).
- * LMDB's own check takes them for ours; closing clears them, once a transaction has made it count the slots. */
-static int map_purge_namesakes(struct map *map, const char *path)
+ * LMDB's own check takes them for ours; closing clears them, once a transaction has made it count the slots.
+ * *ret_again: it was closed, and opened again. */
+static int map_purge_namesakes(struct map *map, const char *path, bool *ret_again)
 {
     struct slot_count count = {.own = getpid()};
     MDB_txn *txn = NULL;
     int dead, rc;
 
+    *ret_again = false;
     if ((rc = mdb_reader_check(map->env, &dead)) != 0)
         return rc;
     if (mdb_reader_list(map->env, map_count_slot, &count) < 0 || count.own_count == 0)
@@ -359,7 +376,71 @@ static int map_purge_namesakes(struct map *map, const char *path)
     mdb_txn_abort(txn);
     mdb_env_close(map->env);
     map->env = NULL;
+    *ret_again = true;
     return map_env_open(map, path);
+}
+
+/* NULL when the table of readers may be gone through. */
+static const char *map_lock_fault(const struct map *map)
+{
+    uint8_t bytes[4];
+    struct stat st;
+
+    if (fstat(map->fds[FD_LOCK], &st) != 0 || pread(map->fds[FD_LOCK], bytes, 4, LOCK_READERS) != 4)
+        return "its lock file cannot be read";
+    return bytes_get32(bytes) <= ((uint64_t)st.st_size - LOCK_HEAD) / LOCK_SLOT ? NULL : "its lock file is damaged";
+}
+
+static struct tree meta_tree(const struct meta_db *db)
+{
+    return (struct tree){db->root, db->depth, db->branch, db->leaf, db->entries};
+}
+
+/* NULL when a snapshot's trees are in order.  *ret_again: commits came in between, and there is another by now. */
+static const char *map_trees_fault(const struct map *map, MDB_txn *txn, bool *ret_again)
+{
+    size_t id = mdb_txn_id(txn);
+    struct meta_page meta, other;
+    struct tree trees[2];
+
+    *ret_again = false;
+    if (pread(map->fds[FD_DATA], &meta, sizeof meta, (off_t)((id & 1) * MAP_PAGE)) != (ssize_t)sizeof meta ||
+        pread(map->fds[FD_DATA], &other, sizeof other, (off_t)((~id & 1) * MAP_PAGE)) != (ssize_t)sizeof other)
+        return "its first pages cannot be read";
+    /* The two are of commits in a row; 0 and 0 are a new map's. */
+    if (meta.txn != id || (other.txn + 1 != id && other.txn != id + 1 && (id != 0 || other.txn != 0)) ||
+        id > TXN_MOST) {
+        *ret_again = true;
+        return "its first pages and its lock file do not agree";
+    }
+    if (!meta_sane(&meta, id & 1, map->size) || meta.free.page_size != MAP_PAGE)
+        return "its first pages are none of this LMDB's";
+    trees[TREE_ROWS] = meta_tree(&meta.main);
+    trees[TREE_FREE] = meta_tree(&meta.free);
+    return tree_fault(map->fds[FD_DATA], trees, meta.last_page);
+}
+
+/* Look at LMDB's trees before it does, in a snapshot, which keeps their pages. */
+static freshet_result map_check_trees(struct map *map, const char *path, bool *ret_damaged)
+{
+    const char *fault = map_lock_fault(map);
+    bool again = !fault;
+    int rc = 0;
+
+    for (unsigned i = 0; again && i < SNAPSHOT_TRIES; i++) {
+        MDB_txn *txn;
+
+        if ((rc = mdb_txn_begin(map->env, NULL, MDB_RDONLY, &txn)) != 0)
+            break;
+        fault = map_trees_fault(map, txn, &again);
+        mdb_txn_abort(txn);
+    }
+    if (rc != 0)
+        return rc == EAGAIN ? FRESHET_OK : map_result(map, rc, "looking at the map"); /* map_open_env tells of that */
+    if (!fault)
+        return FRESHET_OK;
+    *ret_damaged = true;
+    return fail(FRESHET_EIO, "%s cannot be used: %s", path, fault);
 }
 
 /* Name a new map. */
@@ -442,11 +523,17 @@ static freshet_result map_open_env(struct map *map, const char *path, const char
 {
     struct stat st;
     freshet_result result;
+    bool again;
     int rc;
 
-    if ((rc = map_env_open(map, path)) != 0 || (rc = map_purge_namesakes(map, path)) != 0)
+    if ((rc = map_env_open(map, path)) != 0)
         goto failed;
-    if ((result = map_note_fds(map, path, lock_path)) != FRESHET_OK)
+    if ((result = map_note_fds(map, path, lock_path)) != FRESHET_OK ||
+        (result = map_check_trees(map, path, ret_damaged)) != FRESHET_OK)
+        return result;
+    if ((rc = map_purge_namesakes(map, path, &again)) != 0)
+        goto failed;
+    if (again && (result = map_note_fds(map, path, lock_path)) != FRESHET_OK)
         return result;
     /* Sparse: takes no memory, but no page of the mapping is beyond the end any more. */
     if (fstat(map->fds[FD_DATA], &st) != 0 ||
@@ -711,6 +798,16 @@ int map_touch(struct map *map, MDB_txn *txn)
     MDB_val key = {sizeof nonce_key, (void *)(uintptr_t)nonce_key}, row = {sizeof map->nonce, &map->nonce};
 
     return mdb_put(txn, map->dbi, &key, &row, 0);
+}
+
+bool map_row_fits(const struct map *map, const void *row)
+{
+    const uint8_t *page = (const uint8_t *)row - MAP_HEAD;
+    uint64_t at = (uint64_t)(page - map->base);
+
+    /* One of the transaction's own lies elsewhere, in memory that nobody else writes. */
+    return (uintptr_t)page < (uintptr_t)map->base || at >= map->size ||
+           (bytes_get64(page) == at / MAP_PAGE && bytes_get64(page + 8) >> 16 == ROW_HEAD);
 }
 
 freshet_result map_commit(struct map *map, MDB_txn *txn)

@@ -75,6 +75,8 @@ void map_leave(struct map *map, struct map_reader *reader);
 freshet_result map_begin(struct map *map, MDB_txn **ret_txn);
 /* Write what is there already, so that there is something to commit; LMDB's answer. */
 int map_touch(struct map *map, MDB_txn *txn);
+/* A row's page of its own, as LMDB gave it: has it the head that LMDB will believe when the row is deleted? */
+bool map_row_fits(const struct map *map, const void *row);
 /* The transaction is over, whatever the result. */
 freshet_result map_commit(struct map *map, MDB_txn *txn);
 

@@ -513,7 +513,7 @@ static bool sheet_key_read(const MDB_val *key, uint32_t *ret_log, uint64_t *ret_
 }
 
 /* The first sheet of a log at or after a number.  MDB_NOTFOUND: none. */
-static int sheet_find(MDB_cursor *cursor, uint32_t log, uint64_t number, uint64_t *ret_number,
+static int sheet_find(const struct map *map, MDB_cursor *cursor, uint32_t log, uint64_t number, uint64_t *ret_number,
                       const uint8_t **ret_bytes)
 {
     uint8_t bytes[KEY_SIZE];
@@ -529,7 +529,7 @@ static int sheet_find(MDB_cursor *cursor, uint32_t log, uint64_t number, uint64_
     if (row.mv_size != SHEET_SIZE || *ret_number == 0 || *ret_number > NUMBER_MOST)
         return MDB_CORRUPTED;
     *ret_bytes = row.mv_data;
-    return 0;
+    return map_row_fits(map, row.mv_data) ? 0 : MDB_CORRUPTED;
 }
 
 /* The last sheet of a log; MDB_NOTFOUND: none. */
@@ -612,7 +612,7 @@ static freshet_result txn_open(struct tier *tier)
 
         txn->first[log] = txn->last[log] = txn->held[log] = 0;
         txn->open[log].loaded = txn->open[log].dirty = false;
-        if ((rc = sheet_find(txn->cursor, log, 0, &txn->first[log], &bytes)) == 0)
+        if ((rc = sheet_find(txn->tier->map, txn->cursor, log, 0, &txn->first[log], &bytes)) == 0)
             rc = sheet_find_last(txn->cursor, log, &txn->last[log]);
         if (rc == MDB_NOTFOUND)
             rc = 0;
@@ -816,7 +816,7 @@ static freshet_result open_load(struct tier_txn *txn, uint32_t log)
         open_begin(open, log, 1);
         return FRESHET_OK;
     }
-    if ((rc = sheet_find(txn->cursor, log, txn->last[log], &number, &bytes)) != 0)
+    if ((rc = sheet_find(txn->tier->map, txn->cursor, log, txn->last[log], &number, &bytes)) != 0)
         return txn_result(txn, rc == MDB_NOTFOUND ? MDB_CORRUPTED : rc, "going on with a log");
     memcpy(open->bytes, bytes, SHEET_SIZE);
     open->loaded = true;
@@ -1058,7 +1058,7 @@ static int log_set_pages(struct tier_txn *txn, uint32_t log, uint64_t from, uint
     int rc = 0;
 
     for (uint64_t number = from; rc == 0 && number <= txn->last[log]; number++)
-        if ((rc = sheet_find(txn->cursor, log, number, &number, &bytes)) == 0) {
+        if ((rc = sheet_find(txn->tier->map, txn->cursor, log, number, &number, &bytes)) == 0) {
             index_set_page(&txn->tier->index, log, number, row_page(txn->tier, bytes));
             if (!sheet_decode(&sheet, bytes))
                 sheet.used = SHEET_SIZE;
@@ -1106,7 +1106,7 @@ static freshet_result txn_catch_up(struct tier_txn *txn)
         }
         rc = log_set_pages(txn, log, from, &end);
         for (uint64_t number = from; rc == 0 && end != had && number <= txn->last[log]; number++)
-            if ((rc = sheet_find(txn->cursor, log, number, &number, &bytes)) == 0)
+            if ((rc = sheet_find(txn->tier->map, txn->cursor, log, number, &number, &bytes)) == 0)
                 log_index_sheet(txn, bytes, log, number,
                                 number == had >> INDEXED_BITS ? (uint32_t)(had & ((1u << INDEXED_BITS) - 1)) : 0);
         if (rc != 0)
@@ -1301,7 +1301,7 @@ freshet_result tier_tail(struct tier_txn *txn, uint32_t log, tier_judge_fn judge
     *ret_found = (struct tier_found){0};
     if (txn->tail[log] == 0 || txn->tail[log] >= txn->last[log])
         return FRESHET_MISS;
-    if ((rc = sheet_find(txn->cursor, log, txn->tail[log], &number, &bytes)) != 0)
+    if ((rc = sheet_find(txn->tier->map, txn->cursor, log, txn->tail[log], &number, &bytes)) != 0)
         return txn_result(txn, rc, "looking at a log's tail");
     if (number >= txn->last[log])
         return FRESHET_MISS;
@@ -1370,8 +1370,10 @@ static int sweep_on(struct tier_txn *txn, uint32_t *log, uint64_t *number, uint3
 {
     while (sheets > 0) {
         const uint8_t *bytes;
-        int rc = txn->last[*log] ? sheet_find(txn->cursor, *log, *number, number, &bytes) : MDB_NOTFOUND;
+        int rc = MDB_NOTFOUND;
 
+        if (txn->last[*log])
+            rc = sheet_find(txn->tier->map, txn->cursor, *log, *number, number, &bytes);
         if (rc != 0 && (rc != MDB_NOTFOUND || *log + 1 == TIER_LOGS))
             return rc;
         if (rc == 0) {
@@ -1491,7 +1493,7 @@ static freshet_result each_fill(struct each_batch *batch, struct tier *tier, MDB
         struct record record;
         struct run run;
         uint64_t number, place, size;
-        int rc = sheet_find(cursor, batch->log, batch->number, &number, &bytes);
+        int rc = sheet_find(tier->map, cursor, batch->log, batch->number, &number, &bytes);
 
         if (rc == MDB_NOTFOUND) {
             batch->number = 0;

@@ -1025,6 +1025,131 @@ TEST(a_garbled_or_cut_off_file_is_refused_before_lmdb_sees_it)
     }
 }
 
+/* ---- garbage in LMDB's own pages, there when the map is opened ---- */
+
+/* All that writers, views and listings do.  FRESHET_EIO is welcome. */
+static void use_hard(struct tier *tier, uint64_t *state)
+{
+    static const uint8_t value[60000];
+    unsigned seen = 0;
+
+    for (uint32_t i = 0; i < 20; i++) {
+        struct tier_view view;
+        struct record record;
+        struct tier_txn *txn;
+        struct key key;
+        uint32_t asked, gone;
+        uint64_t bytes;
+
+        key_make(&key, &space, &i, sizeof i);
+        if (tier_begin(tier, &txn) == FRESHET_OK) {
+            (void)tier_sweep(txn, 40, add_bytes, &bytes, &asked, &gone);
+            tier_drop(txn);
+        }
+        (void)store(tier, &key, value, test_random(state) % sizeof value, 100 + i);
+        (void)tend(tier, (uint32_t)(test_random(state) % 100));
+        if (tier_view(tier, &key, &record, &view) == FRESHET_OK)
+            tier_view_end(tier, &view);
+    }
+    (void)tier_each(tier, count_one, &seen);
+}
+
+/* Bytes of a file. */
+static uint8_t *file_load(const char *path, size_t *ret_size)
+{
+    int fd = open(path, O_RDONLY);
+    struct stat st;
+    uint8_t *bytes;
+
+    EXPECT(fd >= 0 && fstat(fd, &st) == 0 && (bytes = malloc((size_t)st.st_size)));
+    EXPECT(pread(fd, bytes, (size_t)st.st_size, 0) == st.st_size);
+    close(fd);
+    *ret_size = (size_t)st.st_size;
+    return bytes;
+}
+
+static void file_store(const char *path, const uint8_t *bytes, size_t size)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+    EXPECT(fd >= 0 && pwrite(fd, bytes, size, 0) == (ssize_t)size);
+    close(fd);
+}
+
+/* Change a few words of pages that are LMDB's: the first two, its trees' and the heads of rows. */
+static void garble_tree(uint8_t *map, size_t size, uint64_t *state)
+{
+    static const uint64_t words[] = {0, 1, 2, 3, 0xffff, 0xffffffff, UINT64_MAX, 1u << 20, 4096, 5};
+    unsigned changes = 1 + (unsigned)(test_random(state) % 3);
+
+    while (changes > 0) {
+        uint64_t dice = test_random(state), at = test_random(state) % (size / 4096) * 4096, word;
+        uint8_t *page = map + at;
+        bool meta = dice % 8 == 0, row = dice % 8 == 1;
+
+        if (meta)
+            page = map + dice / 8 % 2 * 4096;
+        else if (row ? page[10] != 4 : page[10] != 1 && page[10] != 2)
+            continue;
+        page += (row ? dice >> 8 & 15 : dice % 16 == 1 ? dice >> 8 & 63 : meta ? dice >> 8 & 255 : dice >> 8 & 4095) &
+                ~7u;
+        word = dice >> 32 & 1 ? words[(dice >> 33) % 10] : dice;
+        if (dice >> 40 & 1)
+            memcpy(page + (dice >> 41 & 6), &word, 2);
+        else
+            memcpy(page, &word, 8);
+        changes--;
+    }
+}
+
+TEST_LONG(garbage_in_lmdbs_pages_that_is_there_at_open_kills_nobody, 3000)
+{
+    unsigned rounds = test_long_runs() ? 20000 : 400, refused = 0, dead = 0;
+    const char *dir = fresh_dir();
+    struct tier *tier = tier_at(dir, 4 * MIB);
+    char index_path[600];
+    uint8_t *map, *garbled, *index;
+    size_t size, index_size;
+    uint64_t state = 11;
+
+    for (uint64_t round = 0; round < 30; round++) {
+        EXPECT_EQ(life_write(tier, round), FRESHET_OK);
+        EXPECT_EQ(tend(tier, 600), FRESHET_OK);
+    }
+    tier_close(tier);
+    map = file_load(map_path(dir), &size);
+    snprintf(index_path, sizeof index_path, "%s-index", map_path(dir));
+    index = file_load(index_path, &index_size);
+    garbled = malloc(size);
+    for (unsigned round = 0; round < rounds; round++) {
+        int status;
+        pid_t child;
+
+        memcpy(garbled, map, size);
+        garble_tree(garbled, size, &state);
+        file_store(map_path(dir), garbled, size);
+        file_store(index_path, index, index_size);
+        if ((child = test_fork()) == 0) {
+            bool damaged;
+
+            if (tier_open(&tier, dir, GENERATION, &space, 4 * MIB, LIMIT, &damaged) != FRESHET_OK)
+                _exit(damaged ? 3 : 4);
+            use_hard(tier, &state);
+            tier_close(tier);
+            _exit(0);
+        }
+        while (waitpid(child, &status, 0) < 0)
+            EXPECT(errno == EINTR);
+        refused += WIFEXITED(status) && WEXITSTATUS(status) == 3;
+        if (!WIFEXITED(status) || WEXITSTATUS(status) == 4)
+            fprintf(stderr, "round %u: %x\n", round, (unsigned)status);
+        dead += !WIFEXITED(status) || WEXITSTATUS(status) == 4;
+    }
+    printf("     %u of %u refused\n", refused, rounds);
+    EXPECT_EQ(dead, 0);
+    EXPECT(refused > rounds / 8 && refused < rounds);
+}
+
 TEST(a_file_whose_maker_died_before_stretching_it_is_taken_over)
 {
     const char *dir = fresh_dir();
