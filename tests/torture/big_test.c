@@ -33,7 +33,7 @@ struct big {
 };
 
 struct shared { /* what children found out */
-    int64_t fill_ns, churn_ns, cpu_ns, longest_ns, open_ns[OPENS], warm_ns[OPENS], first_ns, again_ns;
+    int64_t fill_ns, churn_ns, cpu_ns, longest_ns, longest_cpu_ns, open_ns[OPENS], warm_ns[OPENS], first_ns, again_ns;
     uint64_t payload, there, wrong, tables_kb, pss_kb;
     freshet_stats full, after;
 };
@@ -116,13 +116,18 @@ static int64_t cpu_now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
+static int64_t greater(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Load records as fast as they are written; ns. */
 static int64_t big_fill(const struct big *big, freshet *cache, uint64_t from, uint64_t to, struct shared *shared)
 {
     struct loading loading = {.big = big};
     freshet_buf buf = {0};
     char key[KEY_SIZE + 1];
-    int64_t begun_ns = test_now_ns(), cpu_ns = cpu_now_ns(), ns;
+    int64_t begun_ns = test_now_ns(), cpu_ns = cpu_now_ns(), ns, one_cpu_ns;
     uint64_t flushed = 0;
 
     for (uint64_t i = from; i < to; i++) {
@@ -133,9 +138,10 @@ static int64_t big_fill(const struct big *big, freshet *cache, uint64_t from, ui
             continue;
         flushed = loading.bytes;
         ns = test_now_ns();
+        one_cpu_ns = cpu_now_ns();
         EXPECT_EQ(freshet_flush(cache, 60000), FRESHET_OK);
-        ns = test_now_ns() - ns;
-        shared->longest_ns = ns > shared->longest_ns ? ns : shared->longest_ns;
+        shared->longest_ns = greater(test_now_ns() - ns, shared->longest_ns);
+        shared->longest_cpu_ns = greater(cpu_now_ns() - one_cpu_ns, shared->longest_cpu_ns);
     }
     EXPECT_EQ(freshet_flush(cache, 60000), FRESHET_OK);
     shared->payload += loading.bytes;
@@ -167,7 +173,7 @@ static void big_churn(const struct big *big, const char *dir, struct shared *sha
 {
     freshet *cache = big_open(big, dir);
 
-    shared->longest_ns = 0;
+    shared->longest_ns = shared->longest_cpu_ns = 0;
     shared->churn_ns = big_fill(big, cache, big->fits, big->fits + big->more, shared);
     shared->after = host_stats(cache);
     shared->there = big_there(big, cache, big->fits + big->more - big->fits / 50, big->fits + big->more, shared);
@@ -256,16 +262,20 @@ static int64_t least(const int64_t ns[OPENS])
     return found;
 }
 
-static void big_print_space(const struct big *big, const char *dir, const struct shared *shared, uint64_t records)
+static void big_print_space(const struct big *big, const char *dir)
 {
-    uint64_t control = file_takes(dir, "control", ""), index = file_takes(dir, "map-", "-index");
-    uint64_t all = file_takes(dir, "", "");
     double size = (double)big->tier_size / 100;
 
-    printf("     %llu records, values %.0f MiB: files take %.0f MiB (%.3f x values); of the size: control page "
-           "%.2f %%, index %.2f %%, all %.2f %%\n",
-           (unsigned long long)records, (double)shared->payload / MIB, (double)all / MIB,
-           (double)all / (double)shared->payload, (double)control / size, (double)index / size, (double)all / size);
+    printf("     of the size: control page %.2f %%, index %.2f %%, all %.2f %%\n",
+           (double)file_takes(dir, "control", "") / size, (double)file_takes(dir, "map-", "-index") / size,
+           (double)file_takes(dir, "", "") / size);
+}
+
+static void big_print_speed(const char *what, uint64_t records, int64_t ns, const struct shared *shared)
+{
+    printf("     %s: %.0f records/s, %lld ns of CPU time each; waits for the writer: at most %.1f ms, %.1f of CPU\n",
+           what, (double)records * 1e9 / (double)ns, (long long)shared->cpu_ns, (double)shared->longest_ns / 1e6,
+           (double)shared->longest_cpu_ns / 1e6);
 }
 
 static void big_tier(const struct big *big)
@@ -283,20 +293,19 @@ static void big_tier(const struct big *big)
     EXPECT_EQ(shared->full.entries + shared->full.evictions, big->fits);
     EXPECT(shared->full.evictions <= 5 + big->fits / 10000); /* both of whose buckets were full before the table grew */
     EXPECT(shared->there > LOOKS - 10);
-    printf("     filled: %.0f records/s, %lld ns of CPU time each, the longest wait for the writer %.1f ms; %llu left\n",
-           (double)big->fits * 1e9 / (double)shared->fill_ns, (long long)shared->cpu_ns,
-           (double)shared->longest_ns / 1e6, (unsigned long long)shared->full.evictions);
-    big_print_space(big, dir, shared, big->fits);
+    big_print_speed("filled", big->fits, shared->fill_ns, shared);
+    printf("     %llu records of %.0f MiB: the files take %.3f times that\n", (unsigned long long)big->fits,
+           (double)shared->payload / MIB, (double)file_takes(dir, "", "") / (double)shared->payload);
+    big_print_space(big, dir);
     big_opens(big, dir, shared->open_ns);
     IN_CHILD({ big_churn(big, dir, shared); });
     EXPECT(shared->after.fills_dropped == 0 && shared->after.map_full == 0);
     EXPECT(shared->after.evictions > 0 && shared->after.bytes <= big->tier_size);
-    printf("     in the full tier: %.0f records/s, %lld ns each, the longest wait for the writer %.1f ms, %llu entries, "
-           "%llu left; of the last ones %.1f %% are there\n",
-           (double)big->more * 1e9 / (double)shared->churn_ns, (long long)shared->cpu_ns, (double)shared->longest_ns / 1e6,
+    big_print_speed("in the full tier", big->more, shared->churn_ns, shared);
+    printf("     %llu entries, %llu left; of the last ones %.1f %% are there\n",
            (unsigned long long)shared->after.entries, (unsigned long long)shared->after.evictions,
            100.0 * (double)shared->there / LOOKS);
-    big_print_space(big, dir, shared, shared->after.entries);
+    big_print_space(big, dir);
     cache = big_open(big, dir);
     big_opens(big, dir, shared->warm_ns);
     IN_CHILD({ big_visit(big, dir, shared); });

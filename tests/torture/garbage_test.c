@@ -246,7 +246,7 @@ TEST_LONG(garbage_in_the_index_is_survived, 300)
 TEST_LONG(garbage_anywhere_in_the_map_is_survived, 300)
 {
     if (!getenv("TEST_GARBAGE_MAP"))
-        test_skip("LMDB abort()s when its own tree is not in order (TEST_GARBAGE_MAP=1 shows it)");
+        test_skip("LMDB abort()s when its own tree is spoilt while it is open (TEST_GARBAGE_MAP=1 shows it)");
     garbage_in("map-*[!kx]", false, garbage_ms());
 }
 TEST_LONG(garbage_in_the_maps_locks_is_survived, 300)
