@@ -168,34 +168,48 @@ static void read_one(struct garbage *garbage, freshet *cache, unsigned key, bool
     }
 }
 
-/* All that a program does, over and over; opens anew now and then. */
-_Noreturn static void reader(struct garbage *garbage, const char *dir, uint64_t seed)
+static freshet_result open_small(freshet **ret_cache, const char *dir)
 {
     freshet_options options = FRESHET_INIT(freshet_options);
-    freshet_stats stats = FRESHET_INIT(freshet_stats);
-    freshet_buf buf = {0};
-    freshet *cache;
 
     options.dir = dir;
     options.tier_size = 4u << 20;
     options.deadline_ms = 50;
+    return freshet_open(ret_cache, &options);
+}
+
+/* All that a program does. */
+static void read_some(struct garbage *garbage, freshet *cache, unsigned count, uint64_t *seed)
+{
+    freshet_stats stats = FRESHET_INIT(freshet_stats);
+    freshet_buf buf = {0};
+
+    for (unsigned i = 0; i < count && !garbage->stop; i++) {
+        uint64_t dice = test_random(seed);
+        unsigned key = (unsigned)(dice >> 32) % PAGES_KEYS;
+
+        read_one(garbage, cache, key, dice % 4 == 0, &buf);
+        if (dice % 300 == 1)
+            (void)freshet_invalidate(cache, "key:1", 5, NULL, NULL);
+        if (dice % 300 == 2)
+            (void)freshet_flush(cache, 20);
+        if (dice % 300 == 3)
+            (void)freshet_stat(cache, &stats);
+    }
+    freshet_buf_free(&buf);
+}
+
+/* That over and over; opens anew now and then. */
+_Noreturn static void reader(struct garbage *garbage, const char *dir, uint64_t seed)
+{
+    freshet *cache;
+
     while (!garbage->stop) {
-        if (freshet_open(&cache, &options) != FRESHET_OK) {
+        if (open_small(&cache, dir) != FRESHET_OK) {
             test_pause();
             continue;
         }
-        for (unsigned i = 0; i < 3000 && !garbage->stop; i++) {
-            uint64_t dice = test_random(&seed);
-            unsigned key = (unsigned)(dice >> 32) % PAGES_KEYS;
-
-            read_one(garbage, cache, key, dice % 4 == 0, &buf);
-            if (dice % 300 == 1)
-                (void)freshet_invalidate(cache, "key:1", 5, NULL, NULL);
-            if (dice % 300 == 2)
-                (void)freshet_flush(cache, 20);
-            if (dice % 300 == 3)
-                (void)freshet_stat(cache, &stats);
-        }
+        read_some(garbage, cache, 3000, &seed);
         freshet_close(cache);
     }
     test_child_done();
@@ -254,4 +268,54 @@ TEST_LONG(garbage_in_the_maps_locks_is_survived, 300)
     if (!getenv("TEST_GARBAGE_MAP"))
         test_skip("LMDB trusts its lock file's mutexes; garbage there hangs or abort()s: TEST_GARBAGE_MAP=1");
     garbage_in("map-*-lock", false, garbage_ms());
+}
+
+/* ---- while nobody has the tier open ---- */
+
+static bool show(const freshet_entry *entry, void *arg)
+{
+    (void)entry;
+    ++*(unsigned *)arg;
+    return true;
+}
+
+/* Open what is there, use it in every way, close it. */
+static void visit(struct garbage *garbage, const char *dir, uint64_t seed)
+{
+    unsigned shown = 0;
+    freshet *cache;
+
+    EXPECT_EQ(open_small(&cache, dir), FRESHET_OK); /* what cannot be used was set aside */
+    read_some(garbage, cache, 600, &seed);
+    (void)freshet_flush(cache, 1000);
+    (void)freshet_each(cache, show, &shown); /* a row's own head is damage that shows only now */
+    read_some(garbage, cache, 600, &seed);
+    freshet_close(cache);
+}
+
+TEST_LONG(garbage_in_a_tier_that_nobody_has_open_takes_nobody_down, 3000)
+{
+    unsigned rounds = test_long_runs() ? 20000 : test_sanitized() ? 10 : 50;
+    struct garbage *garbage = garbage_open();
+    const char *dir = fresh_dir();
+    uint64_t seed = 5;
+
+    for (unsigned round = 0; round < rounds; round++) {
+        struct mapped files[FILES];
+        unsigned count;
+
+        IN_CHILD({
+            alarm(60);
+            visit(garbage, dir, round);
+        });
+        count = map_files(dir, round % 4 == 0 ? "*[!l]" : round % 4 == 1 ? "map-*-lock" : "map-*", false, files);
+        for (unsigned i = 0; count && i < 200; i++)
+            scribble(&files[test_random(&seed) % count], &seed);
+        for (unsigned i = 0; i < count; i++)
+            munmap(files[i].bytes, files[i].size);
+    }
+    printf("     %llu reads, %llu answers of the tier\n", (unsigned long long)garbage->reads,
+           (unsigned long long)garbage->hits);
+    EXPECT(garbage->hits > garbage->reads / 20);
+    EXPECT_EQ(garbage->wrong, 0);
 }
