@@ -84,8 +84,9 @@ MUTANTS = [
            "    if (ret_found->kept == 0 && number > txn->held[log]) {", "    if (ret_found->kept == 0) {",
            unit('tier_test.a_reader_stopped_in_the_midst')),
     mutant("LMDB's trees are believed", 'core/tree.c',
-           "    return branch_is_sane(looking, tree->root, tree->depth);",
-           "    return looking->fd >= 0 || branch_is_sane(looking, tree->root, tree->depth);",
+           "    if (!branch_is_sane(looking, tree->root, tree->depth))\n        return false;",
+           "    if (looking->fd >= 0 || !branch_is_sane(looking, tree->root, tree->depth))\n"
+           "        return looking->fd >= 0;",
            unit('tier_test.garbage_in_lmdbs_pages')),
     mutant("a row's page is believed", 'core/tier.c',
            "    return map_row_fits(map, row.mv_data) ? 0 : MDB_CORRUPTED;", "    return map ? 0 : MDB_CORRUPTED;",
