@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define TREE_DEPTH_MOST  16u
-#define TREE_LEAVES_MOST 4096u /* of a tree of rows: 2.5 GiB of sheets; of a larger one every n-th leaf is looked at */
+#define TREE_LEAVES_MOST 2048u /* of a tree of rows: 1.2 GiB of sheets; of a larger one every n-th is looked at */
 
 enum tree_kind { TREE_ROWS, TREE_FREE }; /* the latter: lists of free pages */
 
