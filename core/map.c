@@ -40,6 +40,7 @@
 #define ROW_HEAD (UINT64_C(1) << 16 | 4) /* of a page, at byte 10: a row's, and one page of it */
 #define LOCK_HEAD 128u   /* and where they begin; those of a format that LMDB itself checks */
 #define LOCK_SLOT 64u
+#define GIVE_CALLS 4096u /* runs of free pages that are looked at by one giving back */
 #define FREE_DBI_ 0u /* LMDB's own list of free pages; its number is as fixed as the file format */
 
 /* The row that names the map: a random number.  One byte: before all others. */
@@ -847,4 +848,134 @@ uint32_t map_readers(struct map *map)
 
     (void)mdb_reader_list(map->env, map_count_slot, &count);
     return count.all;
+}
+
+/* ---- memory ---- */
+
+uint64_t map_held(const struct map *map)
+{
+    struct stat st;
+
+    /* A file that cannot be asked is taken for whole: then nothing is written. */
+    if (fstat(map->fds[FD_DATA], &st) != 0 || st.st_ino != map->files[FD_DATA].ino)
+        return map->size / MAP_PAGE;
+    return ((uint64_t)st.st_blocks * 512 + MAP_PAGE - 1) / MAP_PAGE;
+}
+
+uint64_t map_pages_free(const struct map *map, MDB_txn *txn)
+{
+    uint64_t rows, used = map_pages_used(map, txn, &rows);
+    MDB_envinfo info;
+
+    if (mdb_env_info(map->env, &info) != 0 || info.me_last_pgno + 1 < used)
+        return 0;
+    return info.me_last_pgno + 1 - used;
+}
+
+/* A line of mdb_reader_list: is its snapshot older? */
+static int reader_oldest(const char *line, void *arg)
+{
+    uint64_t *oldest = arg;
+    long pid;
+    char txn[24];
+
+    if (sscanf(line, "%ld %*s %23s", &pid, txn) == 2 && pid > 0 && txn[0] >= '0' && txn[0] <= '9') {
+        uint64_t seen = strtoull(txn, NULL, 10);
+
+        if (seen < *oldest)
+            *oldest = seen;
+    }
+    return 0;
+}
+
+/* Giving back: the file, and how much is still to be given. */
+struct giving {
+    int fd;
+    uint64_t pages, calls, last; /* the last page of the map */
+    bool failed;
+};
+
+/* A run of free pages: punch out as much of its end as is wanted.  What has no memory is skipped. */
+static void give_run(struct giving *giving, uint64_t from, uint64_t to)
+{
+    off_t data;
+    int rc;
+
+    if (giving->pages == 0 || giving->failed)
+        return;
+    if (to + 1 - from > giving->pages)
+        from = to + 1 - giving->pages;
+    giving->calls++;
+    /* LMDB sets the place itself before it writes there. */
+    data = lseek(giving->fd, (off_t)(from * MAP_PAGE), SEEK_DATA);
+    if (data < 0 || (uint64_t)data >= (to + 1) * MAP_PAGE)
+        return;
+    if ((uint64_t)data / MAP_PAGE > from)
+        from = (uint64_t)data / MAP_PAGE;
+    do
+        rc = fallocate(giving->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(from * MAP_PAGE),
+                       (off_t)((to + 1 - from) * MAP_PAGE));
+    while (rc != 0 && errno == EINTR);
+    giving->failed = rc != 0;
+    if (rc == 0)
+        giving->pages -= to + 1 - from;
+}
+
+/* A record of the free list: a count, and as many numbers of pages, falling. */
+static void give_record(struct giving *giving, const MDB_val *row)
+{
+    const uint8_t *bytes = row->mv_data;
+    uint64_t count, from = 0, to = 0, page;
+
+    if (row->mv_size < sizeof count)
+        return;
+    memcpy(&count, bytes, sizeof count);
+    if (count > row->mv_size / sizeof count - 1)
+        return;
+    for (uint64_t i = 1; i <= count && giving->pages > 0 && giving->calls < GIVE_CALLS; i++) {
+        memcpy(&page, bytes + i * sizeof page, sizeof page);
+        if (page < 2 || page > giving->last)
+            return;
+        if (from && page + 1 == from) {
+            from = page;
+            continue;
+        }
+        if (from)
+            give_run(giving, from, to);
+        from = to = page;
+    }
+    if (from && giving->calls < GIVE_CALLS)
+        give_run(giving, from, to);
+}
+
+/* LMDB may write over a page that transaction t has freed as soon as t is below every snapshot, its own being the
+ * last commit.  That is what is given back here, under the same lock: whatever may look at such a page must be ready
+ * for it to be written over now, and so it is for zeros.  LMDB itself never reads a free page: it makes a new one in
+ * memory, and writes it whole.  A transaction takes from the free list when it first needs a page, so one that has
+ * written nothing has taken nothing.  The list can be looked at in a snapshot only; that of now is the same. */
+void map_give_back(struct map *map, MDB_txn *txn, uint64_t pages)
+{
+    struct giving giving = {.fd = map->fds[FD_DATA], .pages = pages, .last = map->size / MAP_PAGE - 1};
+    uint64_t oldest = mdb_txn_id(txn) - 1, freed;
+    struct map_reader *reader;
+    MDB_cursor *cursor;
+    MDB_val key, row;
+    int rc;
+
+    if (!map_intact(map) || map_enter(map, &reader) != FRESHET_OK)
+        return;
+    if (mdb_reader_list(map->env, reader_oldest, &oldest) >= 0 && mdb_txn_id(reader->txn) + 1 == mdb_txn_id(txn) &&
+        mdb_cursor_open(reader->txn, FREE_DBI_, &cursor) == 0) {
+        rc = mdb_cursor_get(cursor, &key, &row, MDB_LAST);
+        for (; rc == 0 && giving.pages > 0 && !giving.failed && giving.calls < GIVE_CALLS;
+             rc = mdb_cursor_get(cursor, &key, &row, MDB_PREV)) {
+            if (key.mv_size != sizeof freed)
+                break;
+            memcpy(&freed, key.mv_data, sizeof freed);
+            if (freed < oldest)
+                give_record(&giving, &row);
+        }
+        mdb_cursor_close(cursor);
+    }
+    map_leave(map, reader);
 }

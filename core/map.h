@@ -85,4 +85,16 @@ uint64_t map_pages_used(const struct map *map, MDB_txn *txn, uint64_t *ret_rows)
 /* Reader slots in use, all processes'. */
 uint32_t map_readers(struct map *map);
 
+/* ---- memory: LMDB's file never shrinks, so in a pool parts of it are given back (map_give_back) ---- */
+
+/* Pages of memory that the file takes, by the file system. */
+uint64_t map_held(const struct map *map);
+/* Pages that LMDB's lock file may take. */
+#define MAP_LOCK_PAGES (MAP_READERS * 64u / MAP_PAGE + 2)
+/* Pages of the file that are neither in use nor beyond the last ever used. */
+uint64_t map_pages_free(const struct map *map, MDB_txn *txn);
+/* Give up to so many free pages back to the system, those that LMDB will use again last.  Of a write transaction in
+ * which nothing has been written yet. */
+void map_give_back(struct map *map, MDB_txn *txn, uint64_t pages);
+
 #endif

@@ -38,6 +38,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TIER_LEAST_PAGES 512u /* for the map and the first buckets, in a pool */
 #define READ_ROUNDS 8u  /* of looking again */
 #define EACH_SHEETS 16u /* a snapshot in tier_each */
 #define KEY_SIZE 8u
@@ -1583,10 +1584,41 @@ void tier_facts(struct tier *tier, struct tier_facts *ret_facts)
         .live_bytes = live_bytes(tier),
         .size = tier->size,
         .index_bytes = index_bytes(&tier->index),
+        .held_bytes = (tier_map_held(tier) + tier_beside_held(tier)) * MAP_PAGE,
     };
     if (map_enter(tier->map, &reader) != FRESHET_OK)
         return;
     ret_facts->used_bytes = map_pages_used(tier->map, reader->txn, &rows) * MAP_PAGE;
     map_leave(tier->map, reader);
     ret_facts->readers = map_readers(tier->map);
+}
+
+/* ---- memory ---- */
+
+uint64_t tier_map_held(const struct tier *tier)
+{
+    return map_held(tier->map);
+}
+
+uint64_t tier_beside_held(const struct tier *tier)
+{
+    return MAP_LOCK_PAGES + (index_bytes(&tier->index) + MAP_PAGE - 1) / MAP_PAGE;
+}
+
+/* The index's tables of pages are twice as large as the map at most. */
+uint64_t tier_least(uint64_t size)
+{
+    uint64_t pages = index_leaves(size) / MAP_PAGE;
+
+    return MAP_LOCK_PAGES + TIER_LEAST_PAGES + (pages * 2 * sizeof(uint32_t) * TIER_LOGS + MAP_PAGE - 1) / MAP_PAGE;
+}
+
+uint64_t tier_free_pages(struct tier_txn *txn)
+{
+    return map_pages_free(txn->tier->map, txn->txn);
+}
+
+void tier_give_back(struct tier_txn *txn, uint64_t pages)
+{
+    map_give_back(txn->tier->map, txn->txn, pages);
 }

@@ -128,14 +128,24 @@ void tier_usage(struct tier_txn *txn, struct tier_usage *ret_usage);
 /* Pages that writing the record may take, at most. */
 uint64_t tier_pages(const struct record *record);
 uint64_t tier_size(const struct tier *tier); /* bytes, map and index */
+/* Pages of memory that the map's file takes, by the file system; those that the tier's other files take, the control
+ * page not among them; what these take with next to nothing in a tier of so many bytes. */
+uint64_t tier_map_held(const struct tier *tier);
+uint64_t tier_beside_held(const struct tier *tier);
+uint64_t tier_least(uint64_t size);
+/* Pages of the map that are free, and given back to the system as far as they may be, up to so many: of a transaction
+ * that has written nothing yet. */
+uint64_t tier_free_pages(struct tier_txn *txn);
+void tier_give_back(struct tier_txn *txn, uint64_t pages);
 /* After FRESHET_ENOSPC: was it the file system that had no more? */
 bool tier_disk_full(const struct tier *tier);
 /* Free reader slots of dead processes; how many. */
 int tier_reader_check(struct tier *tier);
 /* rows: records; live_bytes: what they take in the logs; used_bytes: of map pages in use; index_bytes: beside the map;
- * size: what both may take; readers: slots in use, all processes'. */
+ * size: what both may take; held_bytes: what the files take, by the file system; readers: slots in use, all
+ * processes'. */
 struct tier_facts {
-    uint64_t rows, live_bytes, used_bytes, index_bytes, size;
+    uint64_t rows, live_bytes, used_bytes, index_bytes, size, held_bytes;
     uint32_t readers;
 };
 void tier_facts(struct tier *tier, struct tier_facts *ret_facts);

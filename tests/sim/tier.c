@@ -433,3 +433,34 @@ void tier_facts(struct tier *tier, struct tier_facts *ret_facts)
 {
     *ret_facts = (struct tier_facts){.rows = tier->map->count, .size = tier->size, .readers = 1};
 }
+
+/* ---- memory: no simulated cache is in a pool ---- */
+
+uint64_t tier_map_held(const struct tier *tier)
+{
+    (void)tier;
+    return 0;
+}
+
+uint64_t tier_beside_held(const struct tier *tier)
+{
+    (void)tier;
+    return 0;
+}
+
+uint64_t tier_least(uint64_t size)
+{
+    return size;
+}
+
+uint64_t tier_free_pages(struct tier_txn *txn)
+{
+    (void)txn;
+    return 0;
+}
+
+void tier_give_back(struct tier_txn *txn, uint64_t pages)
+{
+    (void)txn;
+    (void)pages;
+}
