@@ -37,6 +37,7 @@
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
 #define CONTROL_FORMAT 5u
+#define CONTROL_FORMAT_POOL (CONTROL_FORMAT | 256u) /* in a pool: what knows no pools must not write beside it */
 #define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
@@ -144,13 +145,16 @@ static bool control_find_place(struct control_place *ret_place)
 /*     0 magic u64 | 8 format u32 | 12 head size u32 | 16 file size u64 | 24 tier size u64 | 32 partitions u32 |
  *     36 max staleness ms u32 | 40 fence slots u32 | 44 zero u32 | 48 outbox slots u32 | 52 recent slots u32 |
  *     56 uid u32 | 60 zero u32 | 64 boot id, 40 | 104 pid namespace u64 | 112 time namespace u64 | 120 host id, 16 |
- *     136 generation u64 | 144 name, 72 | 216 zero | 496 check, 16             all numbers little-endian */
+ *     136 generation u64 | 144 name, 72 | 216 pool u64 | 224 its path, 272 | 496 check, 16
+ *                                                                              all numbers little-endian */
 struct control_head {
     uint64_t file_size, tier_size, generation;
     uint32_t partitions, max_staleness_ms, fence_slots, uid;
     struct control_place place;
     uint8_t host_id[16];
     char name[FRESHET_NAME_MAX + 1];
+    uint64_t pool;
+    char pool_path[CONTROL_POOL_PATH];
 };
 
 #define HEAD_CHECKED (CONTROL_HEAD_SIZE - 16u)
@@ -164,7 +168,7 @@ static void control_head_encode(const struct control_head *head, uint8_t bytes[C
 {
     memset(bytes, 0, CONTROL_HEAD_SIZE);
     bytes_put64(bytes, CONTROL_MAGIC);
-    bytes_put32(bytes + 8, CONTROL_FORMAT);
+    bytes_put32(bytes + 8, head->pool ? CONTROL_FORMAT_POOL : CONTROL_FORMAT);
     bytes_put32(bytes + 12, CONTROL_HEAD_SIZE);
     bytes_put64(bytes + 16, head->file_size);
     bytes_put64(bytes + 24, head->tier_size);
@@ -180,17 +184,20 @@ static void control_head_encode(const struct control_head *head, uint8_t bytes[C
     memcpy(bytes + 120, head->host_id, sizeof head->host_id);
     bytes_put64(bytes + 136, head->generation);
     memcpy(bytes + 144, head->name, sizeof head->name);
+    bytes_put64(bytes + 216, head->pool);
+    memcpy(bytes + 224, head->pool_path, sizeof head->pool_path);
     control_head_check(bytes, bytes + HEAD_CHECKED);
 }
 
 /* Read it; what is wrong with it in a few words, or NULL. */
 static const char *control_head_decode(struct control_head *ret_head, const uint8_t bytes[CONTROL_HEAD_SIZE])
 {
+    uint32_t format = bytes_get64(bytes + 216) ? CONTROL_FORMAT_POOL : CONTROL_FORMAT;
     uint8_t check[16];
 
     if (bytes_get64(bytes) != CONTROL_MAGIC)
         return "it is no control page of this library";
-    if (bytes_get32(bytes + 8) != CONTROL_FORMAT || bytes_get32(bytes + 12) != CONTROL_HEAD_SIZE)
+    if (bytes_get32(bytes + 8) != format || bytes_get32(bytes + 12) != CONTROL_HEAD_SIZE)
         return "it has another version's format";
     control_head_check(bytes, check);
     if (memcmp(check, bytes + HEAD_CHECKED, sizeof check) != 0)
@@ -207,10 +214,12 @@ static const char *control_head_decode(struct control_head *ret_head, const uint
         .place.pid_namespace = bytes_get64(bytes + 104),
         .place.time_namespace = bytes_get64(bytes + 112),
         .generation = bytes_get64(bytes + 136),
+        .pool = bytes_get64(bytes + 216),
     };
     memcpy(ret_head->place.boot_id, bytes + 64, CONTROL_BOOT_ID);
     memcpy(ret_head->host_id, bytes + 120, sizeof ret_head->host_id);
     memcpy(ret_head->name, bytes + 144, sizeof ret_head->name - 1);
+    memcpy(ret_head->pool_path, bytes + 224, sizeof ret_head->pool_path - 1);
     return NULL;
 }
 
@@ -264,6 +273,7 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .tier_size = head->tier_size,
         .max_staleness_ms = head->max_staleness_ms,
         .generation = head->generation,
+        .pool = head->pool,
         .parts = (struct control_part *)(void *)(base + plan.parts),
         .outbox = (struct control_outbox *)(void *)(base + plan.outbox),
         .recent = (struct control_recent *)(void *)(base + plan.recent),
@@ -273,6 +283,7 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
     };
+    memcpy(control->pool_path, head->pool_path, sizeof control->pool_path);
     control_identify(head, &st, control->host_id);
     key_space_name(&control->space, head->name);
     control->space.partitions = head->partitions;
@@ -344,6 +355,11 @@ static enum control_fit control_judge(const struct control_head *head, const str
     }
     if (shape->partitions != 0 && head->partitions != shape->partitions) {
         (void)snprintf(ret_why, why_size, "it has %u partitions, not %u", head->partitions, shape->partitions);
+        return CONTROL_SHAPE;
+    }
+    if (shape->pool != 0 && head->pool != shape->pool) {
+        (void)snprintf(ret_why, why_size, "it is %s%s, not of the pool in %s", head->pool ? "of another pool, in " :
+                       "of no pool", head->pool_path, shape->pool_path);
         return CONTROL_SHAPE;
     }
     return CONTROL_FITS;
@@ -491,7 +507,8 @@ freshet_result control_create(struct control *control, int dirfd, const struct c
                                 .partitions = plan.partitions,
                                 .max_staleness_ms = shape->max_staleness_ms,
                                 .fence_slots = plan.fence_slots,
-                                .uid = geteuid()};
+                                .uid = geteuid(),
+                                .pool = shape->pool};
     freshet_result result;
     int fd;
 
@@ -501,6 +518,8 @@ freshet_result control_create(struct control *control, int dirfd, const struct c
         return fail(FRESHET_EINVAL, "a control page is for at most %u partitions and a tier of at most %llu bytes",
                     FRESHET_PARTITIONS_MAX, CONTROL_TIER_SIZE_MOST);
     (void)snprintf(head.name, sizeof head.name, "%s", shape->name);
+    if (shape->pool)
+        (void)snprintf(head.pool_path, sizeof head.pool_path, "%s", shape->pool_path);
     if (!control_find_place(&head.place))
         return fail(FRESHET_EIO, "/proc/sys/kernel/random/boot_id cannot be read: of which boot is this?");
     if (!control_draw(&head))

@@ -34,6 +34,7 @@
 /* Without a word from anybody. */
 #define CONTROL_TIER_SIZE_DEFAULT (64ull << 20)
 #define CONTROL_TIER_SIZE_MOST    (1ull << 42) /* what the index can tell apart */
+#define CONTROL_POOL_PATH         272u         /* bytes of a pool's path, with the 0 at its end */
 
 /* What a page is made for; checked against an existing one. */
 struct control_shape {
@@ -41,6 +42,8 @@ struct control_shape {
     uint64_t tier_size;        /* 0: whatever an existing page has, else CONTROL_TIER_SIZE_DEFAULT */
     uint32_t partitions;       /* 0: whatever an existing page has, else 1 */
     uint32_t max_staleness_ms; /* the tier's upper limit, fixed by its creator */
+    uint64_t pool;             /* the nonce of the pool that it is in; 0: whatever an existing page has, else none */
+    char pool_path[CONTROL_POOL_PATH];
 };
 
 enum control_fit {
@@ -49,7 +52,7 @@ enum control_fit {
     CONTROL_FOREIGN,   /* not ours: another magic, format, owner, truncated, head damaged */
     CONTROL_BOOT,      /* of an earlier boot of this host */
     CONTROL_NAMESPACE, /* made in another PID or time namespace */
-    CONTROL_SHAPE      /* ours and of this boot, but of another name, size or partitions */
+    CONTROL_SHAPE      /* ours and of this boot, but of another name, size, pool or partitions */
 };
 
 struct control_part;  /* one partition's words */
@@ -64,6 +67,8 @@ struct control {
     uint8_t host_id[16]; /* of the page and the file that it is in */
     uint64_t generation; /* random, drawn with the page; the map's file name carries it (tier.c), so that a map never
                           * meets a page that is not its own */
+    uint64_t pool;       /* the nonce of its pool; 0: none */
+    char pool_path[CONTROL_POOL_PATH];
     /* where the tables are */
     struct control_part *parts;
     _Atomic uint64_t *fences;     /* partitions * fence_slots */
