@@ -27,6 +27,7 @@
 #define TIER_DEFAULT      (64ull << 20)
 #define TIER_LEAST        (1ull << 20)
 #define TIER_MOST         (1ull << 42)
+#define POOL_LEAST        (4ull << 20)
 #define TICKET_DEFAULT_MS 5000u
 #define TURN_ROUNDS       8                     /* turns of others that a caller waits for, until it loads on its own */
 #define PREFER_PRIMARY_NS (10 * CLOCK_NS_PER_S) /* after a change; as long as scripts/head.lua has it */
@@ -54,6 +55,11 @@ static freshet_result options_check(freshet_options *o)
     if (o->tier_size && (o->tier_size < TIER_LEAST || o->tier_size > TIER_MOST))
         return fail(FRESHET_EINVAL, "tier_size is %llu bytes: give 1 MiB to 4 TiB, or 0",
                     (unsigned long long)o->tier_size);
+    if (o->pool_size && (o->pool_size < POOL_LEAST || o->pool_size > TIER_MOST))
+        return fail(FRESHET_EINVAL, "pool_size is %llu bytes: give 4 MiB to 4 TiB, or 0",
+                    (unsigned long long)o->pool_size);
+    if (!o->pool && (o->pool_size || o->pool_minimum))
+        return fail(FRESHET_EINVAL, "pool_size and pool_minimum are for a cache in a pool: give its directory too");
     if (!o->value_max)
         o->value_max = FRESHET_VALUE_MAX_DEFAULT;
     if (o->value_max > (1u << 30))
@@ -74,6 +80,13 @@ static freshet_result options_check(freshet_options *o)
 
 /* ---- open and close ---- */
 
+static void handle_free(freshet *cache)
+{
+    free(cache->path);
+    free(cache->pool);
+    free(cache);
+}
+
 /* fork() may come before or after: everything of ours in the handle is plain memory. */
 freshet_result freshet_open(freshet **ret_cache, const freshet_options *given)
 {
@@ -89,17 +102,18 @@ freshet_result freshet_open(freshet **ret_cache, const freshet_options *given)
         return result;
     if (!(cache = calloc(1, sizeof *cache)))
         return fail(FRESHET_ENOMEM, "no memory for a handle");
-    if (options.dir && !(cache->path = strdup(options.dir))) {
-        free(cache);
+    if ((options.dir && !(cache->path = strdup(options.dir))) ||
+        (options.pool && !(cache->pool = strdup(options.pool)))) {
+        handle_free(cache);
         return fail(FRESHET_ENOMEM, "no memory for a handle");
     }
     strcpy(cache->name, options.name); /* name_fits has bounded it */
     cache->options = options;
     cache->options.name = cache->name;
     cache->options.dir = cache->path;
+    cache->options.pool = cache->pool;
     if ((result = host_open(cache)) != FRESHET_OK) {
-        free(cache->path);
-        free(cache);
+        handle_free(cache);
         return result;
     }
     *ret_cache = cache;
@@ -112,8 +126,7 @@ void freshet_close(freshet *cache)
         return;
     remote_detach(cache);
     host_close(atomic_load(&cache->host));
-    free(cache->path);
-    free(cache);
+    handle_free(cache);
 }
 
 const char *freshet_dir(const freshet *cache)

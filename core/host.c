@@ -91,19 +91,118 @@ static bool host_is_copy(const struct host *host)
     return false;
 }
 
+/* ---- its pool ---- */
+
+static int64_t host_deadline_ns(const struct host *host)
+{
+    return clock_boot_ns() + host->deadline_ms * CLOCK_NS_PER_MS;
+}
+
+/* Open the pool that the caller has named. */
+static freshet_result host_open_pool(struct host *host, const freshet_options *options)
+{
+    freshet_result result = pool_open(&host->pool, options->pool, options->pool_size, host_deadline_ns(host));
+
+    if (result != FRESHET_OK)
+        return result;
+    if (options->tier_size > pool_pages(host->pool) * POOL_PAGE)
+        return fail(FRESHET_EINVAL, "tier_size is %llu bytes, more than the pool in %s has, %llu: give that at most, or 0",
+                    (unsigned long long)options->tier_size, pool_path(host->pool),
+                    (unsigned long long)(pool_pages(host->pool) * POOL_PAGE));
+    host->shape.pool = pool_nonce(host->pool);
+    strcpy(host->shape.pool_path, pool_path(host->pool));
+    return FRESHET_OK;
+}
+
+/* Open the one that the page names, which is not the caller's to choose. */
+static freshet_result host_follow_pool(struct host *host)
+{
+    const char *path = host->control.pool_path;
+    freshet_result result = pool_open(&host->pool, path, 0, host_deadline_ns(host));
+
+    if (result == FRESHET_OK && pool_nonce(host->pool) == host->control.pool)
+        return FRESHET_OK;
+    return fail(FRESHET_EDIR,
+                "%s belongs to a pool in %s, which is not there any more%s%s.  Name the pool that it is to be in, and it "
+                "is begun anew there", host->dir.path, path, result == FRESHET_OK ? "" : ": ",
+                result == FRESHET_OK ? "" : freshet_error());
+}
+
+/* Join it with a page of so many bytes and a tier of so many. */
+static freshet_result host_join_pool(struct host *host, size_t control_size, uint64_t tier_size)
+{
+    uint64_t control_pages = (control_size + POOL_PAGE - 1) / POOL_PAGE;
+    struct pool_member member = {
+        .dir = &host->dir,
+        .minimum = (host->pool_minimum + POOL_PAGE - 1) / POOL_PAGE,
+        .least = control_pages + tier_least(tier_size),
+        .most = control_pages + tier_least(tier_size) + tier_size / POOL_PAGE,
+    };
+    freshet_result result = pool_can_give(&host->dir);
+
+    return result == FRESHET_OK ? pool_join(host->pool, &member, host_deadline_ns(host)) : result;
+}
+
+/* The page fits; is there room in its pool?  FRESHET_MISS: not for what the directory holds. */
+static freshet_result host_join_with_page(struct host *host, char *ret_why, size_t why_size)
+{
+    freshet_result result = FRESHET_OK;
+
+    if (host->control.pool == 0)
+        return FRESHET_OK;
+    if (!host->pool && (result = host_follow_pool(host)) != FRESHET_OK)
+        return result;
+    result = host_join_pool(host, host->control.size, host->control.tier_size);
+    if (result == FRESHET_MISS)
+        (void)snprintf(ret_why, why_size, "the pool in %s has no room for what it holds", pool_path(host->pool));
+    return result;
+}
+
+/* Nothing of the old tier fits.  In a pool not even its memory may stay, and what is aside goes when more comes. */
+static freshet_result host_set_aside(struct host *host, freshet_result (*set_aside)(struct dir *dir))
+{
+    freshet_result result = set_aside(&host->dir);
+
+    return result == FRESHET_OK && host->pool ? set_aside(&host->dir) : result;
+}
+
+static freshet_result host_create_control(struct host *host)
+{
+    freshet_result result;
+
+    if (host_set_aside(host, dir_set_aside) != FRESHET_OK)
+        return FRESHET_EIO;
+    if (host->pool) {
+        if (host->shape.tier_size == 0)
+            host->shape.tier_size = pool_pages(host->pool) * POOL_PAGE;
+        result = host_join_pool(host, control_file_size(&host->shape), host->shape.tier_size);
+        if (result != FRESHET_OK)
+            return result == FRESHET_MISS ? fail(FRESHET_EBUSY, "%s has files of others that take more than its pool has "
+                                                 "left: remove them", host->dir.path) : result;
+    }
+    return control_create(&host->control, host->dir.fd, &host->shape);
+}
+
+/* ---- opening ---- */
+
 /* Map a page that fits, or set everything aside and begin anew.  Under dir_lock. */
 static freshet_result host_open_control(struct host *host)
 {
-    char why[256];
+    char why[512];
     enum control_fit fit = control_open(&host->control, host->dir.fd, &host->shape, why, sizeof why);
+    freshet_result result;
 
     if (fit == CONTROL_FITS && host_is_copy(host)) {
         control_close(&host->control);
         (void)snprintf(why, sizeof why, "the file `control` is a copy of the one that this process had open");
         fit = CONTROL_FOREIGN;
     }
-    if (fit == CONTROL_FITS)
-        return FRESHET_OK;
+    if (fit == CONTROL_FITS) {
+        if ((result = host_join_with_page(host, why, sizeof why)) != FRESHET_MISS)
+            return result;
+        control_close(&host->control);
+        fit = CONTROL_SHAPE;
+    }
     if (fit != CONTROL_MISSING && dir_used(&host->dir))
         return fail(fit == CONTROL_NAMESPACE ? FRESHET_EDIR : FRESHET_EBUSY,
                     "%s is in use by other processes and cannot be opened so: %s", host->dir.path, why);
@@ -114,9 +213,7 @@ static freshet_result host_open_control(struct host *host)
                     host->dir.path, why);
     if (fit != CONTROL_MISSING)
         say(FRESHET_WARN, "%s: set aside and begun anew: %s", host->dir.path, why);
-    if (dir_set_aside(&host->dir) != FRESHET_OK)
-        return FRESHET_EIO;
-    return control_create(&host->control, host->dir.fd, &host->shape);
+    return host_create_control(host);
 }
 
 /* Open the map that the page names; a damaged one goes aside, once, and an empty one begins: the page stays true. */
@@ -133,7 +230,7 @@ static freshet_result host_open_tier(struct host *host)
         if (result == FRESHET_OK || !damaged || dir_used(&host->dir))
             break;
         say(FRESHET_WARN, "%s: the map is damaged (%s): set aside and begun anew", host->dir.path, freshet_error());
-        if ((result = dir_set_map_aside(&host->dir)) != FRESHET_OK)
+        if ((result = host_set_aside(host, dir_set_map_aside)) != FRESHET_OK)
             break;
     }
     atomic_store(&host->tier, tier);
@@ -167,8 +264,28 @@ static void host_free(struct host *host)
         control_close(&host->control);
     flights_close(host->flights);
     pthread_mutex_destroy(&host->lock);
+    pool_close(host->pool);
     dir_close(&host->dir);
     free(host);
+}
+
+/* In a pool what is held idly must be given to others, so the writer is there from the beginning. */
+static freshet_result host_start_writer(struct host *host)
+{
+    struct writer *writer = NULL;
+    freshet_result result = FRESHET_OK;
+    bool left;
+
+    pthread_mutex_lock(&host->lock);
+    if (!atomic_load(&host->writer)) {
+        result = writer_open(&writer, &host->control, atomic_load(&host->tier));
+        if (result == FRESHET_OK && host->pool && (result = writer_share(writer, host->pool)) != FRESHET_OK)
+            writer_close(writer, &left);
+        if (result == FRESHET_OK)
+            atomic_store_explicit(&host->writer, writer, memory_order_release);
+    }
+    pthread_mutex_unlock(&host->lock);
+    return result;
 }
 
 /* Open the directory's tier for the first time in this process.  Takes over `dir`. */
@@ -193,12 +310,17 @@ static freshet_result host_create(struct host **ret_host, const struct freshet *
     host->shape.tier_size = cache->options.tier_size;
     host->shape.partitions = cache->options.partitions;
     host->shape.max_staleness_ms = cache->options.max_staleness_ms;
+    host->pool_minimum = cache->options.pool_minimum;
     if ((result = flights_open(&host->flights)) != FRESHET_OK)
+        goto failed;
+    if (cache->options.pool && (result = host_open_pool(host, &cache->options)) != FRESHET_OK)
         goto failed;
     if ((result = dir_lock(&host->dir, clock_boot_ns() + host->deadline_ms * CLOCK_NS_PER_MS)) != FRESHET_OK)
         goto failed;
     result = host_open_locked(host);
     dir_unlock(&host->dir);
+    if (result == FRESHET_OK && host->pool)
+        result = host_start_writer(host);
     if (result != FRESHET_OK)
         goto failed;
     *ret_host = host;
@@ -223,6 +345,14 @@ static freshet_result host_fits(const struct host *host, const struct freshet *c
     if (options->partitions && options->partitions != host->control.space.partitions)
         return fail(FRESHET_EBUSY, "%s is open in this process with %u partitions, not %u", host->dir.path,
                     host->control.space.partitions, options->partitions);
+    if (options->pool && (!host->pool || !pool_is_at(host->pool, options->pool)))
+        return fail(FRESHET_EBUSY, "%s is open in this process in %s%s, not in the pool %s", host->dir.path,
+                    host->pool ? "the pool " : "no pool", host->pool ? pool_path(host->pool) : "", options->pool);
+    if ((options->pool_size && options->pool_size / POOL_PAGE != pool_pages(host->pool)) ||
+        (options->pool_minimum && (options->pool_minimum + POOL_PAGE - 1) / POOL_PAGE != pool_minimum(host->pool)))
+        return fail(FRESHET_EBUSY, "%s is open in this process in a pool of %llu bytes with a minimum of %llu: give the "
+                    "same, or 0", host->dir.path, (unsigned long long)(pool_pages(host->pool) * POOL_PAGE),
+                    (unsigned long long)(pool_minimum(host->pool) * POOL_PAGE));
     if (options->value_max + (uint64_t)FRESHET_KEY_MAX > host->limit)
         return fail(FRESHET_EBUSY, "%s is open in this process with a smaller value_max: open the larger one first",
                     host->dir.path);
@@ -406,6 +536,7 @@ static void host_abandon(struct host *ghost)
     if (atomic_load(&ghost->writer))
         writer_abandon(atomic_load(&ghost->writer));
     tier_abandon(atomic_load(&ghost->tier));
+    pool_abandon(ghost->pool);
     dir_abandon(&ghost->dir);
     if (atomic_load(&ghost->ops))
         atomic_load(&ghost->ops)->abandon(atomic_load(&ghost->remote));
@@ -448,21 +579,6 @@ freshet_result host_revive(struct freshet *cache)
 }
 
 /* ---- filling ---- */
-
-static freshet_result host_start_writer(struct host *host)
-{
-    struct writer *writer = NULL;
-    freshet_result result = FRESHET_OK;
-
-    pthread_mutex_lock(&host->lock);
-    if (!atomic_load(&host->writer)) {
-        result = writer_open(&writer, &host->control, atomic_load(&host->tier));
-        if (result == FRESHET_OK)
-            atomic_store_explicit(&host->writer, writer, memory_order_release);
-    }
-    pthread_mutex_unlock(&host->lock);
-    return result;
-}
 
 /* The host program has closed descriptors of ours.  Open the map again beside the old one, which readers may still be
  * in and which is therefore leaked; its memory stays valid. */
@@ -507,6 +623,10 @@ static freshet_result host_mend(struct host *host, struct writer *broken)
     free(dir.path); /* the handles know the old one; it says the same */
     dir.path = host->dir.path;
     host->dir.path = NULL;
+    if (host->dir.fd == dir.fd || host->dir.fd == dir.lock_fd) /* the old numbers are the new ones' */
+        host->dir.fd = -1;
+    if (host->dir.lock_fd == dir.fd || host->dir.lock_fd == dir.lock_fd)
+        host->dir.lock_fd = -1;
     dir_abandon(&host->dir);
     host->dir = dir;
     atomic_store(&host->tier, tier);

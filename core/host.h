@@ -12,6 +12,7 @@
 #include <dir.h>
 #include <flight.h>
 #include <keeper.h>
+#include <pool.h>
 #include <pthread.h>
 #include <remote.h>
 #include <tier.h>
@@ -42,6 +43,8 @@ struct host {
     uint64_t limit; /* bytes of the largest key + value */
     _Atomic(struct tier *) tier;
     _Atomic(struct writer *) writer; /* NULL until the first fill */
+    struct pool *pool; /* NULL: in none */
+    uint64_t pool_minimum; /* that was asked for, bytes */
     struct flights *flights;
     struct keeper *keeper; /* under `lock`; NULL until the first guard of a host without a fleet */
     pthread_mutex_t lock; /* the writer's and the keeper's start, mending, the door */
@@ -56,7 +59,8 @@ struct host {
 struct freshet {
     struct host *_Atomic host;
     char *path;              /* NULL: the default */
-    freshet_options options; /* with defaults filled in; name and dir point to our own copies */
+    char *pool;              /* NULL: none, or the one that the tier is in */
+    freshet_options options; /* with defaults filled in; name, dir and pool point to our own copies */
     char name[FRESHET_NAME_MAX + 1];
     _Atomic bool joined;
     _Atomic bool rejoining; /* a child's first call is joining again: the others wait for it */

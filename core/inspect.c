@@ -87,6 +87,16 @@ static void stat_coherence(struct control *control, freshet_stats *s)
         s->tag_fences += atomic_load_explicit(&control->tag_fences[i], memory_order_relaxed) != 0;
 }
 
+static void stat_pool(const struct pool *pool, freshet_stats *s)
+{
+    if (!pool)
+        return;
+    s->pool_size = pool_pages(pool) * POOL_PAGE;
+    s->pool_share = pool_share(pool) * POOL_PAGE;
+    s->pool_minimum = pool_minimum(pool) * POOL_PAGE;
+    s->pool_free = pool_free(pool) * POOL_PAGE;
+}
+
 freshet_result freshet_stat(freshet *cache, freshet_stats *stats)
 {
     freshet_stats full = {0};
@@ -111,6 +121,8 @@ freshet_result freshet_stat(freshet *cache, freshet_stats *stats)
     full.tier_size = host->control.tier_size;
     full.control_size = host->control.size;
     full.readers = facts.readers;
+    full.memory = facts.held_bytes + host->control.size;
+    stat_pool(host->pool, &full);
     full.processes = dir_count(&host->dir);
     full.struct_size = stats->struct_size;
     memcpy(stats, &full, full.struct_size < sizeof full ? full.struct_size : sizeof full);

@@ -76,9 +76,15 @@ size_t policy_size(uint64_t tier)
 void policy_open(struct policy *policy, void *words, uint64_t tier)
 {
     tier = clamp(tier, 1, UINT64_C(1) << 44);
-    *policy = (struct policy){.words = words, .tier = tier};
+    *policy = (struct policy){.words = words, .tier = tier, .holds = tier};
     policy->sets = (uint32_t)clamp(tier * 2 / 1000 / 64, SETS_LEAST, 1u << 16);
     policy->lines = (uint32_t)clamp(tier * 8 / 1000 / 64, LINES_LEAST, UINT32_MAX);
+}
+
+void policy_share(struct policy *policy, uint64_t holds, uint64_t near)
+{
+    policy->holds = clamp(holds, 1, policy->tier);
+    policy->near = near;
 }
 
 /* The mean size of a record. */
@@ -90,7 +96,7 @@ static uint64_t mean_size(const struct policy *policy)
 /* About how many records the tier holds. */
 static uint64_t population(const struct policy *policy)
 {
-    return policy->tier / mean_size(policy) + 1;
+    return policy->holds / mean_size(policy) + 1;
 }
 
 /* ---- how often a key was wanted ---- */
@@ -255,12 +261,12 @@ static uint64_t tail_age(const struct policy *policy)
     uint64_t tail = all - clamp(word_get(policy, W_MAIN_NOW), 0, all), mark = tail / step, born, next;
 
     if (all / step - mark >= MARKS - 1)
-        return policy->tier;
+        return policy->holds;
     born = word_get(policy, W_MARKS + mark % MARKS);
     next = mark < all / step ? word_get(policy, W_MARKS + (mark + 1) % MARKS) : clock;
     if (next > born)
         born += clamp(next - born, 0, 4 * policy->tier) * (tail % step * 256 / step) / 256;
-    return clamp(clock - born, policy->tier / 4, policy->tier * 2);
+    return clamp(clock - born, policy->holds / 4, policy->holds * 2);
 }
 
 static uint64_t tick_bytes(const struct policy *policy)
@@ -268,12 +274,17 @@ static uint64_t tick_bytes(const struct policy *policy)
     return policy->tier / TICKS + 1;
 }
 
-/* Is this key one of those whose ghosts are kept?  Of so many that each stays for two tiers of fills. */
+/* Of so many keys the ghost of one is kept: so that it stays for two tiers of fills, or as long as it counts as near. */
+static uint64_t ghost_one_in(const struct policy *policy)
+{
+    uint64_t population_near = policy->near / mean_size(policy) + 1;
+
+    return clamp(population(policy), population_near, UINT64_MAX) * 2 / ((uint64_t)policy->sets * WAYS) + 1;
+}
+
 static bool ghost_sampled(const struct policy *policy, uint64_t spread)
 {
-    uint64_t one_in = population(policy) * 2 / ((uint64_t)policy->sets * WAYS) + 1;
-
-    return (spread >> 40) % one_in == 0;
+    return (spread >> 40) % ghost_one_in(policy) == 0;
 }
 
 static size_t ghost_set(const struct policy *policy, uint64_t spread)
@@ -303,7 +314,7 @@ static void ghost_put(const struct policy *policy, uint64_t hash, unsigned class
 }
 
 /* A key is filled: if its ghost is here, its class has one more that is known. */
-static void ghost_take(const struct policy *policy, uint64_t hash)
+static void ghost_take(struct policy *policy, uint64_t hash)
 {
     uint64_t spread = scatter(hash), now = word_get(policy, W_CLOCK) / tick_bytes(policy);
     size_t set = ghost_set(policy, spread);
@@ -314,6 +325,10 @@ static void ghost_take(const struct policy *policy, uint64_t hash)
         if (word == 0 || word >> 40 != hash >> 40)
             continue;
         class_learn(policy, (unsigned)(word >> 32), age <= tail_age(policy));
+        if (policy->near && age <= policy->near) {
+            policy->returned += ghost_one_in(policy);
+            policy->seen++;
+        }
         word_set(policy, at, 0);
         return;
     }
@@ -367,7 +382,7 @@ static uint64_t run_most(const struct policy *policy)
 {
     uint64_t mean = mean_size(policy), most = clamp(256 * mean, 0, RUN_MOST);
 
-    return clamp(policy->tier / 8, 0, most > 16 * mean ? most : 16 * mean) + 16 * mean;
+    return clamp(policy->holds / 8, 0, most > 16 * mean ? most : 16 * mean) + 16 * mean;
 }
 
 /* Is a record of this class and size worth a lap of the main log?  Moves the threshold. */

@@ -37,12 +37,18 @@ struct policy {
     uint64_t tier;           /* the bytes that the logs may hold together */
     uint32_t sets;           /* of ghosts, each a cache line */
     uint32_t lines;          /* of tags, the same */
+    uint64_t holds;          /* the bytes that the logs do hold together: fewer in a pool */
+    uint64_t near;           /* in a pool: so many bytes more would have kept whoever comes back that soon; else 0 */
+    uint64_t returned, seen; /* since they were last set to zero: hits that those would have been; ghosts met for it */
 };
 
 /* Bytes of state for a tier of so many bytes: 1 % of it, and no less than 24 KiB. */
 size_t policy_size(uint64_t tier);
 /* Look at the state in `words`, policy_size(tier) bytes on a cache line's border.  Nothing is written. */
 void policy_open(struct policy *policy, void *words, uint64_t tier);
+
+/* In a pool: what the logs may hold now, and how near those must be that count as returned. */
+void policy_share(struct policy *policy, uint64_t holds, uint64_t near);
 
 /* A reader's part of a hit. */
 static inline void policy_touch(_Atomic uint8_t *touch)

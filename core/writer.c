@@ -14,6 +14,11 @@
  * LMDB finds no page all the same (a stopped reader pins every page freed since), dead readers are cleared out, room
  * is made in small transactions where that helps, the batch tried once more, and then given up: a fill that is lost
  * costs a fetch.
+ *
+ * In a pool (pool.h) the files may hold no more pages than the share, by the file system's own count.  What a
+ * transaction may add at most is known before it writes: a page of memory for each page that it changes, all told
+ * generously.  It is begun only if the share has that much left; if not, pages that are free in the map are given back
+ * first, for LMDB may choose others that have no memory yet.
  */
 #include <writer.h>
 
@@ -40,7 +45,8 @@
 #define BATCH_BYTES (1u << 20)
 #define LARGE_PAGES 16u     /* for a record of more, room is made before its batch begins */
 #define SHARE_FREE 16u      /* of the free pages one in so many may a batch take */
-#define SHARE_COPIES 6u     /* and its copies */
+#define SHARE_COPIES 6u     /* and its copies, ... */
+#define SHARE_COPIES_POOL 12u /* ... in a pool, where all that a transaction may add stays free */
 #define TAIL_SHEETS 64u     /* looked at by a batch, beside four for each that it writes */
 #define COPIES_LEAST 8u     /* sheets */
 #define SLACK_SHARE 4u      /* where this part of the reserve is gone nothing is copied any more */
@@ -52,6 +58,19 @@
 #define SWEEP_ROUNDS 16u    /* more, as long as most of what is met is void */
 #define DEAD_SHARE 4u       /* if more than one in so many sheets is of the dead nobody else needs leave */
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
+#define SHARE_SLACK 128u     /* pages of a share that are never planned with, and one in so many more: what a */
+#define SHARE_SLACK_PART 64u /* transaction may add, and what the last two have freed */
+#define SHARE_ADDS 96u       /* pages that any transaction may add: both trees, buckets of the index, and zeros that */
+                             /* late readers have let a tmpfs put where pages had been given back */
+#define SHARE_ADDS_PART 8u   /* one in so many more of those that it writes, for the trees */
+#define SHARE_ADDS_FREE 256u /* and one for so many in the list of free pages, of which it may write a part again */
+#define GIVE_MORE 64u        /* pages, lest each transaction have to give some back */
+#define GIVE_ROUNDS 64u      /* of a giving without fills that wait */
+#define GIVE_ROUNDS_BUSY 4u
+#define SHARE_FLOOR 384u     /* pages for the map that are never given */
+#define VALUE_SHARE 8u       /* the largest value takes one in so many pages of what we have or could have */
+#define ASK_EVERY_NS (10 * CLOCK_NS_PER_MS)
+#define NEAR_SHARE 16u       /* of the pool: a key that comes back within so many bytes of fills would have been kept */
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
 #define REST_NS CLOCK_NS_PER_MS /* between batches; a fill a millisecond late costs a fetch at most */
 #define REST_SHARE 2u           /* unless this part of a batch, or of the queue, has gathered */
@@ -107,6 +126,11 @@ struct writer {
     int64_t housekept_ns, rested_ns;
     uint64_t room;        /* pages that we may count on; fewer than the map's after the file system had no more */
     int64_t shrunk_ns;
+    struct pool *pool; /* NULL: none, and the next four are nothing */
+    uint64_t fixed;    /* pages of the share that are not the map's and never grow: the control page */
+    uint64_t beside;   /* those of the tier's other files when they were last looked at */
+    bool pressed;      /* somebody had to go who could have stayed */
+    int64_t asked_ns;
 };
 
 /* What a transaction did, to be counted when it has been committed. */
@@ -138,6 +162,69 @@ static void tally_count_gone(struct control *control, const struct tally *tally)
     const struct tally gone = {.evictions = tally->evictions, .voids = tally->voids, .expired = tally->expired};
 
     tally_count(control, &gone);
+}
+
+/* ---- a share ---- */
+
+/* Pages that our files hold; under the writer lock, for an answer that lasts. */
+static uint64_t share_held(struct writer *w)
+{
+    w->beside = tier_beside_held(w->tier);
+    return w->fixed + w->beside + tier_map_held(w->tier);
+}
+
+/* Pages that the map may use: of what the share is to be lowered to, if it is. */
+static uint64_t share_room(const struct writer *w)
+{
+    uint64_t share = pool_target(w->pool), taken = w->fixed + w->beside + SHARE_SLACK + share / SHARE_SLACK_PART;
+
+    return share > taken + ROOM_LEAST ? share - taken : ROOM_LEAST;
+}
+
+/* Let the policy know what it has to go by. */
+static void share_plan(struct writer *w)
+{
+    policy_share(&w->policy, share_room(w) * POOL_PAGE, pool_pages(w->pool) * POOL_PAGE / NEAR_SHARE);
+}
+
+/* What a transaction that writes so many pages of records may add to what the files hold. */
+static uint64_t share_adds(struct tier_txn *txn, uint64_t pages)
+{
+    return pages + pages / SHARE_ADDS_PART + tier_free_pages(txn) / SHARE_ADDS_FREE + SHARE_ADDS;
+}
+
+/* May this transaction, which has written nothing yet, write so many pages?  Gives pages back if that is what it
+ * takes. */
+static freshet_result writer_admit(struct writer *w, struct tier_txn *txn, uint64_t pages)
+{
+    uint64_t share, needs;
+
+    if (!w->pool)
+        return FRESHET_OK;
+    share = pool_share(w->pool);
+    needs = share_held(w) + share_adds(txn, pages);
+    if (needs > share) {
+        w->pressed = true;
+        tier_give_back(txn, needs - share + GIVE_MORE);
+        needs = share_held(w) + share_adds(txn, pages);
+    }
+    if (needs <= share)
+        return FRESHET_OK;
+    return fail(FRESHET_ENOSPC, "no room in the pool: of a share of %llu pages %llu would be held",
+                (unsigned long long)share, (unsigned long long)needs);
+}
+
+/* Tell what was learnt, and ask for pages when there is need. */
+static void writer_ask(struct writer *w, uint64_t pages)
+{
+    pool_earn(w->pool, w->policy.returned, w->policy.seen);
+    w->policy.returned = w->policy.seen = 0;
+    if (!w->pressed || clock_boot_ns() - w->asked_ns < ASK_EVERY_NS || !pool_hopeful(w->pool))
+        return;
+    w->pressed = false;
+    if (!pool_ask(w->pool, pages))
+        w->asked_ns = clock_boot_ns();
+    share_plan(w);
 }
 
 /* Wait for the writer lock; whoever was left behind meanwhile has nothing to do with it any more. */
@@ -233,12 +320,27 @@ static struct tier_fate writer_judge_sweep(const struct tier_entry *entry, void 
     return (struct tier_fate){.keep = choice == EVICT_KEEP};
 }
 
+/* Room is short as soon as another step would be needed; what is far from that can be spared. */
+static void share_look(struct writer *w, const struct tier_usage *usage)
+{
+    uint64_t used = usage->used + pool_step(w->pool), reserve = evict_reserve(usage->all);
+    uint64_t mark = reserve < usage->all ? usage->all - reserve : 0;
+
+    w->pressed |= used > mark;
+    pool_spare(w->pool, used < mark ? mark - used : 0);
+}
+
 /* Pages in use, and those that may be. */
 static void writer_usage(struct writer *w, struct tier_txn *txn, struct tier_usage *ret_usage)
 {
     tier_usage(txn, ret_usage);
     if (w->room < ret_usage->all)
         ret_usage->all = w->room;
+    if (!w->pool)
+        return;
+    if (share_room(w) < ret_usage->all)
+        ret_usage->all = share_room(w);
+    share_look(w, ret_usage);
 }
 
 static uint64_t usage_free(const struct tier_usage *usage)
@@ -313,6 +415,7 @@ static freshet_result writer_evict(struct writer *w, struct tier_txn *txn, uint6
         excess = evict_excess(usage.used - usage.owed + more, usage.all);
         if (i >= least && excess == 0)
             break;
+        w->pressed = true;
         if (judging->room < SHEET_SIZE && !judging->none_stays) {
             if (excess <= evict_reserve(usage.all) / SLACK_SHARE)
                 break; /* the next batch goes on */
@@ -336,7 +439,7 @@ static void writer_age(struct writer *w)
 
         if (writer_begin(w, &txn) != FRESHET_OK)
             return;
-        if (tier_tick(txn) != FRESHET_OK) {
+        if (writer_admit(w, txn, 1) != FRESHET_OK || tier_tick(txn) != FRESHET_OK) {
             tier_drop(txn);
             return;
         }
@@ -364,7 +467,8 @@ static void writer_make_room(struct writer *w, uint64_t more, uint32_t least)
             break;
         }
         judging.none_stays = true;
-        if (writer_evict(w, txn, more, ROOM_SHEETS, least, &judging) != FRESHET_OK) {
+        if (writer_admit(w, txn, ROOM_SHEETS / 4) != FRESHET_OK ||
+            writer_evict(w, txn, more, ROOM_SHEETS, least, &judging) != FRESHET_OK) {
             tier_drop(txn);
             tally_count_gone(w->control, &tally);
             break;
@@ -458,6 +562,30 @@ static freshet_result writer_put(struct writer *w, struct tier_txn *txn, const s
     return result;
 }
 
+/* Bytes that an attempt may copy. */
+static uint64_t attempt_copies(const struct writer *w, const struct tier_usage *usage)
+{
+    uint64_t sheets = usage_free(usage) / (w->pool ? SHARE_COPIES_POOL : SHARE_COPIES);
+
+    return (sheets < COPIES_LEAST ? COPIES_LEAST : sheets) * SHEET_ROOM;
+}
+
+/* Pages of records that an attempt may write: the fills that it takes, and copies, of which the last may be as large as
+ * all before. */
+static uint64_t attempt_pages(const struct writer *w, const struct item *item, uint32_t most,
+                              const struct tier_usage *usage)
+{
+    uint64_t budget = usage_free(usage) / SHARE_FREE, copies = 2 * attempt_copies(w, usage) / SHEET_ROOM;
+    uint64_t first = item && most ? tier_pages(&item->record) : 0, bytes = 0, fills;
+
+    for (uint32_t i = 0; i < most && item; i++, item = item->next)
+        bytes += item->size;
+    fills = bytes / SHEET_ROOM + 1;
+    if (fills > budget)
+        fills = budget;
+    return (fills > first ? fills : first) + copies + TIER_LOGS;
+}
+
 /* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked
  * at, all of them written or none. */
 static freshet_result writer_attempt(struct writer *w, const struct item *item, uint32_t most, uint32_t *ret_taken)
@@ -470,12 +598,17 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
     freshet_result result;
 
     *ret_taken = most;
-    if (tier_pages(&item->record) > LARGE_PAGES)
+    if (item && tier_pages(&item->record) > LARGE_PAGES) {
+        if (w->pool)
+            writer_ask(w, tier_pages(&item->record) + pool_step(w->pool));
         writer_make_room(w, tier_pages(&item->record), 0);
+    }
     if ((result = writer_begin(w, &txn)) != FRESHET_OK)
         return result;
     writer_usage(w, txn, &usage);
     budget = usage_free(&usage) / SHARE_FREE;
+    if (w->pool && (result = writer_admit(w, txn, attempt_pages(w, item, most, &usage))) != FRESHET_OK)
+        goto failed;
     for (*ret_taken = 0; *ret_taken < most && item; item = item->next) {
         spent += item->size;
         if (*ret_taken > 0 && spent / SHEET_ROOM > budget)
@@ -484,10 +617,7 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
         if ((result = writer_put(w, txn, item, &tally)) != FRESHET_OK)
             goto failed;
     }
-    judging.room = usage_free(&usage) / SHARE_COPIES * SHEET_ROOM;
-    if (judging.room < COPIES_LEAST * SHEET_ROOM)
-        judging.room = COPIES_LEAST * SHEET_ROOM;
-    judging.most = judging.room;
+    judging.room = judging.most = attempt_copies(w, &usage);
     if ((result = writer_evict(w, txn, 0, TAIL_SHEETS + 4 * (uint32_t)(spent / SHEET_ROOM), 0, &judging)) != FRESHET_OK)
         goto failed;
     return writer_commit(w, txn, &tally);
@@ -529,6 +659,51 @@ static uint32_t writer_write_some(struct writer *w, const struct item *item, uin
     return taken;
 }
 
+/* ---- giving to others in the pool ---- */
+
+/* Give back what is free, and lower the share as far as our files then allow.  True: it is at the target.  *ret_full:
+ * records must go first. */
+static bool writer_lower(struct writer *w, bool *ret_full)
+{
+    uint64_t target = pool_target(w->pool), keep;
+    struct tier_usage usage;
+    struct tier_txn *txn;
+    bool done;
+
+    *ret_full = false;
+    if (writer_begin(w, &txn) != FRESHET_OK)
+        return true; /* not now */
+    writer_usage(w, txn, &usage);
+    *ret_full = evict_excess(usage.used, usage.all) > 0;
+    keep = share_held(w) + share_adds(txn, COPIES_LEAST);
+    if (keep > target) {
+        tier_give_back(txn, keep - target);
+        keep = share_held(w) + share_adds(txn, COPIES_LEAST);
+    }
+    done = pool_give(w->pool, keep);
+    tier_drop(txn);
+    return done;
+}
+
+/* Others are to have some of ours: let records go until the files hold no more than the target. */
+static void writer_give(struct writer *w, unsigned rounds)
+{
+    bool full;
+
+    for (; rounds > 0 && pool_target(w->pool) < pool_share(w->pool) && !writer_must_end(w); rounds--) {
+        uint64_t before = pool_share(w->pool);
+        uint32_t taken;
+
+        if (writer_lower(w, &full))
+            break;
+        if (full && writer_attempt(w, NULL, 0, &taken) == FRESHET_OK)
+            continue;
+        if (pool_share(w->pool) == before && !full)
+            writer_age(w); /* what is free may be too young */
+    }
+    share_plan(w);
+}
+
 /* ---- housekeeping ---- */
 
 /* Look at some sheets for the void and the expired.  *ret_share: how often to do so in a second; *ret_void: most of
@@ -563,6 +738,23 @@ static bool writer_idle(struct writer *w)
     return idle;
 }
 
+/* Once a second, and more often while there is much to do. */
+static void writer_tend(struct writer *w)
+{
+    struct tier_usage usage;
+    struct tier_txn *txn;
+
+    if (writer_begin(w, &txn) == FRESHET_OK) {
+        (void)share_held(w);
+        writer_usage(w, txn, &usage);
+        tier_drop(txn);
+    }
+    pool_tend(w->pool, w->fixed + w->beside + SHARE_FLOOR);
+    w->pressed |= pool_share(w->pool) < pool_minimum(w->pool);
+    writer_ask(w, pool_step(w->pool));
+    writer_give(w, GIVE_ROUNDS);
+}
+
 static void writer_housekeep(struct writer *w)
 {
     uint64_t share = 1;
@@ -572,6 +764,8 @@ static void writer_housekeep(struct writer *w)
     if (!tier_intact(w->tier))
         return;
     (void)tier_reader_check(w->tier);
+    if (w->pool)
+        writer_tend(w);
     if (w->room < UINT64_MAX / 2)
         w->room += w->room / 256 + 1;
     if (!tier_sweep_turn(w->tier, w->housekept_ns, CLOCK_NS_PER_S))
@@ -640,6 +834,10 @@ static void writer_write(struct writer *w, struct item *batch, uint32_t count, u
             taken = 1; /* no transaction for it */
         else
             taken = writer_write_some(w, item, left);
+        if (w->pool && !writer_must_end(w)) {
+            writer_ask(w, pool_step(w->pool));
+            writer_give(w, GIVE_ROUNDS_BUSY);
+        }
         for (left -= taken; taken > 0; taken--) {
             ticket = item->ticket;
             item = item->next;
@@ -822,6 +1020,20 @@ freshet_result writer_open(struct writer **ret_writer, struct control *control, 
     return FRESHET_OK;
 }
 
+freshet_result writer_share(struct writer *w, struct pool *pool)
+{
+    bool started;
+
+    w->pool = pool;
+    w->fixed = (w->control->size + POOL_PAGE - 1) / POOL_PAGE;
+    w->beside = tier_beside_held(w->tier);
+    share_plan(w);
+    pthread_mutex_lock(&w->lock);
+    started = writer_start(w);
+    pthread_mutex_unlock(&w->lock);
+    return started ? FRESHET_OK : fail(FRESHET_ENOMEM, "the thread of a cache in a pool cannot be started");
+}
+
 void writer_close(struct writer *w, bool *ret_left)
 {
     struct timespec at = writer_monotonic(clock_boot_ns() + CLOSE_WAIT_NS);
@@ -904,13 +1116,24 @@ static void queue_append(struct writer *w, struct item *item)
         writer_rouse(w);
 }
 
+/* A larger value would push out too much. */
+static uint64_t writer_value_limit(const struct writer *w)
+{
+    uint64_t most;
+
+    if (!w->pool)
+        return w->value_limit;
+    most = (pool_target(w->pool) + pool_free(w->pool)) * POOL_PAGE / VALUE_SHARE;
+    return most < w->value_limit ? most : w->value_limit;
+}
+
 static freshet_result writer_hand_over(struct writer *w, const struct key *key, const struct record *record,
                                        const void *value, struct receipt *receipt, uint64_t *ret_ticket)
 {
     struct item *item = NULL;
     bool taken = false;
 
-    if (record->value_size <= w->value_limit && !(item = item_make(key, record, value)))
+    if (record->value_size <= writer_value_limit(w) && !(item = item_make(key, record, value)))
         return fail(FRESHET_ENOMEM, "no memory to hand %llu bytes to the tier", (unsigned long long)record->value_size);
     pthread_mutex_lock(&w->lock);
     if (item && (taken = queue_admits(w, item->size))) {

@@ -139,7 +139,26 @@ typedef struct freshet_options {
     freshet_policy policy;     /* when the bound cannot be shown */
     uint32_t partitions;       /* 0: what an existing tier has, else 1; fixed when the cache is first created */
     uint32_t deadline_ms;      /* for calls that name none; 0: 1,000 */
+    const char *pool;      /* the directory of a pool (below); its last part is created if absent (mode 0700).  NULL: the
+                            * pool that an existing tier is in, else none */
+    uint64_t pool_size;    /* bytes, at most, of all that the pool's caches have in their directories; 0: what an
+                            * existing pool has; least 4 MiB, most 4 TiB */
+    uint64_t pool_minimum; /* bytes of it that this cache keeps whatever the others want; 0: what it had, else what a
+                            * cache takes with nothing in it.  All minimums together must fit */
 } freshet_options;
+
+/* A pool is a size that up to 64 caches of a host share: different directories, of any programs of the same user.  Each
+ * keeps its minimum; the rest goes where it saves the most misses, which is learnt from keys that come back soon after
+ * they were evicted.  Nothing ever goes beyond the pool's size: a cache that is to give memory first evicts and gives
+ * it back to the system.  tier_size is then the most that this cache may ever have (0: what an existing tier has, else
+ * pool_size), and control page and index count too.
+ *
+ * A tier is made in its pool and stays there: opened with another one (or first with none) it is begun anew, as with
+ * another tier_size.  Caches without a live process keep what they hold until they are opened again or their directory
+ * is removed.  FRESHET_EBUSY: the pool has another size, too many caches, or no room for this one: the sentence tells.
+ * FRESHET_EDIR: the file system cannot take back parts of files (tmpfs, ext4, xfs and btrfs can).  A library without
+ * pools cannot open such a tier.  Files that are removed while processes have them open hold their memory, uncounted,
+ * until those have opened the cache anew. */
 
 /* Open the tier, creating it when absent.  One directory opened twice in a process is one tier inside.  A control page
  * or map of another format, size, boot or owner is set aside (dir/aside) and a new one begun, unless a process still
@@ -471,6 +490,11 @@ typedef struct freshet_stats {
     uint64_t live_bytes; /* of `bytes`, what the entries take; the rest is of replaced and void ones, whose room is used
                           * again as their turn comes, of LMDB's own, and of the index */
     uint64_t index_size; /* bytes of `bytes` that the index takes */
+    uint64_t memory;     /* bytes that the tier's files take now, by the file system: map, index, control page, LMDB's lock
+                          * file.  Outside a pool the map's never become fewer */
+    uint64_t pool_size;  /* bytes of the pool that the tier is in; 0: none */
+    uint64_t pool_share, pool_minimum; /* of it: what this tier may take now; what it always may */
+    uint64_t pool_free;                /* and what nobody has */
 } freshet_stats;
 
 FRESHET_API freshet_result freshet_stat(freshet *cache, freshet_stats *stats);
