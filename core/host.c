@@ -106,7 +106,7 @@ static freshet_result host_open_pool(struct host *host, const freshet_options *o
     if (result != FRESHET_OK)
         return result;
     if (options->tier_size > pool_pages(host->pool) * POOL_PAGE)
-        return fail(FRESHET_EINVAL, "tier_size is %llu bytes, more than the pool in %s has, %llu: give that at most, or 0",
+        return fail(FRESHET_EINVAL, "tier_size is %llu bytes, the pool in %s has only %llu: give that at most, or 0",
                     (unsigned long long)options->tier_size, pool_path(host->pool),
                     (unsigned long long)(pool_pages(host->pool) * POOL_PAGE));
     host->shape.pool = pool_nonce(host->pool);
@@ -123,8 +123,8 @@ static freshet_result host_follow_pool(struct host *host)
     if (result == FRESHET_OK && pool_nonce(host->pool) == host->control.pool)
         return FRESHET_OK;
     return fail(FRESHET_EDIR,
-                "%s belongs to a pool in %s, which is not there any more%s%s.  Name the pool that it is to be in, and it "
-                "is begun anew there", host->dir.path, path, result == FRESHET_OK ? "" : ": ",
+                "%s belongs to a pool in %s, which is not there any more%s%s.  Name the pool that it is to be in, and "
+                "it is begun anew there", host->dir.path, path, result == FRESHET_OK ? "" : ": ",
                 result == FRESHET_OK ? "" : freshet_error());
 }
 
@@ -176,9 +176,11 @@ static freshet_result host_create_control(struct host *host)
         if (host->shape.tier_size == 0)
             host->shape.tier_size = pool_pages(host->pool) * POOL_PAGE;
         result = host_join_pool(host, control_file_size(&host->shape), host->shape.tier_size);
+        if (result == FRESHET_MISS)
+            return fail(FRESHET_EBUSY, "%s has files of others that take more than its pool has left: remove them",
+                        host->dir.path);
         if (result != FRESHET_OK)
-            return result == FRESHET_MISS ? fail(FRESHET_EBUSY, "%s has files of others that take more than its pool has "
-                                                 "left: remove them", host->dir.path) : result;
+            return result;
     }
     return control_create(&host->control, host->dir.fd, &host->shape);
 }
@@ -350,8 +352,8 @@ static freshet_result host_fits(const struct host *host, const struct freshet *c
                     host->pool ? "the pool " : "no pool", host->pool ? pool_path(host->pool) : "", options->pool);
     if ((options->pool_size && options->pool_size / POOL_PAGE != pool_pages(host->pool)) ||
         (options->pool_minimum && (options->pool_minimum + POOL_PAGE - 1) / POOL_PAGE != pool_minimum(host->pool)))
-        return fail(FRESHET_EBUSY, "%s is open in this process in a pool of %llu bytes with a minimum of %llu: give the "
-                    "same, or 0", host->dir.path, (unsigned long long)(pool_pages(host->pool) * POOL_PAGE),
+        return fail(FRESHET_EBUSY, "%s is open in this process in a pool of %llu bytes with a minimum of %llu: give "
+                    "the same, or 0", host->dir.path, (unsigned long long)(pool_pages(host->pool) * POOL_PAGE),
                     (unsigned long long)(pool_minimum(host->pool) * POOL_PAGE));
     if (options->value_max + (uint64_t)FRESHET_KEY_MAX > host->limit)
         return fail(FRESHET_EBUSY, "%s is open in this process with a smaller value_max: open the larger one first",

@@ -274,7 +274,8 @@ static uint64_t tick_bytes(const struct policy *policy)
     return policy->tier / TICKS + 1;
 }
 
-/* Of so many keys the ghost of one is kept: so that it stays for two tiers of fills, or as long as it counts as near. */
+/* Of so many keys the ghost of one is kept: so that it stays for two tiers of fills, and as long as it counts as
+ * near. */
 static uint64_t ghost_one_in(const struct policy *policy)
 {
     uint64_t population_near = policy->near / mean_size(policy) + 1;

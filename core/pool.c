@@ -44,11 +44,13 @@
 #define LOCK_SLOT ((off_t)1 << 40) /* behind dir.c's bytes */
 #define LOCK_WAIT_NS (20 * CLOCK_NS_PER_MS) /* of a writer: what it wants can wait for the next second */
 #define ALIVE_NS (3 * CLOCK_NS_PER_S)
-#define REAP_EVERY_NS (10 * CLOCK_NS_PER_S)
+#define REAP_EVERY_NS (5 * CLOCK_NS_PER_S)
 #define JOIN_PAUSE_NS 2000000
 #define STEP_SHARE 256u /* of the pool is asked for at a time */
 #define STEP_LEAST 32u  /* pages */
-#define SEEN_LEAST 16u  /* keys that came back make it worth asking */
+#define SEEN_LEAST 8u   /* keys that came back make it worth asking, ... */
+#define EARNED_STEPS 4u /* ... and for so much more */
+#define WANT_SHARE 8u   /* of the pool is wanted at a time, at most: it may take a second until it is given */
 #define DECAY 8u        /* by each asking all earnings lose one part in so many */
 #define EARN_MOST (UINT64_C(1) << 40)
 #define MORE_NUM 5u /* who asks must earn more than 5/4 of the other, or both would take turns in taking */
@@ -228,13 +230,14 @@ static freshet_result pool_open_locked(struct pool *pool, uint64_t pages)
     }
     if (doubt)
         result = fail(FRESHET_EDIR,
-                      "%s/" POOL_FILE " cannot be used: %s.  End the processes of the pool's caches, then remove it and "
-                      "their directories", pool->path, doubt);
+                      "%s/" POOL_FILE " cannot be used: %s.  End the processes of the pool's caches, then remove it "
+                      "and their directories", pool->path, doubt);
     else if (pages && pages != bytes_get64(head + 16))
         result = fail(FRESHET_EBUSY,
                       "the pool in %s has %llu bytes, not %llu: give the same pool_size, or 0; for another remove it "
                       "and its caches' directories", pool->path,
-                      (unsigned long long)(bytes_get64(head + 16) * POOL_PAGE), (unsigned long long)(pages * POOL_PAGE));
+                      (unsigned long long)(bytes_get64(head + 16) * POOL_PAGE),
+                      (unsigned long long)(pages * POOL_PAGE));
     else
         result = pool_map(pool, fd, head);
     close(fd);
@@ -632,9 +635,9 @@ static freshet_result minimum_fits(const struct pool *pool, const struct pool_sl
     if (others + minimum <= pool->pages)
         return FRESHET_OK;
     return fail(FRESHET_EBUSY,
-                "the pool in %s has %llu bytes, of which its other caches keep %llu as their minimums: there is no room "
-                "for one of %llu.  Give a smaller pool_minimum, make a larger pool, or remove the directory of a cache "
-                "that is not needed any more",
+                "the pool in %s has %llu bytes, of which its other caches keep %llu as their minimums: there is no "
+                "room for one of %llu.  Give a smaller pool_minimum, make a larger pool, or remove the directory of a "
+                "cache that is not needed any more",
                 pool->path, (unsigned long long)(pool->pages * POOL_PAGE), (unsigned long long)(others * POOL_PAGE),
                 (unsigned long long)(minimum * POOL_PAGE));
 }
@@ -657,7 +660,8 @@ static freshet_result member_minimum(const struct pool *pool, const struct pool_
                     "least that, or 0, or a smaller tier_size",
                     (unsigned long long)(*ret_minimum * POOL_PAGE), (unsigned long long)(member->least * POOL_PAGE));
     if (slot && *ret_minimum != had && slot_held(pool, slot))
-        return fail(FRESHET_EBUSY, "the cache is in use with a pool_minimum of %llu bytes, not %llu: give the same, or 0",
+        return fail(FRESHET_EBUSY,
+                    "the cache is in use with a pool_minimum of %llu bytes, not %llu: give the same, or 0",
                     (unsigned long long)(had * POOL_PAGE), (unsigned long long)(*ret_minimum * POOL_PAGE));
     return minimum_fits(pool, slot, *ret_minimum);
 }
@@ -705,8 +709,8 @@ static freshet_result join_locked(struct pool *pool, const struct pool_member *m
         return result;
     if (!slot) {
         if (!(slot = slot_find_free(pool)))
-            return fail(FRESHET_EBUSY, "the pool in %s has %u caches, and no more are possible: remove the directory of "
-                        "one that is not needed any more", pool->path, POOL_SLOTS);
+            return fail(FRESHET_EBUSY, "the pool in %s has %u caches, and no more are possible: remove the directory "
+                        "of one that is not needed any more", pool->path, POOL_SLOTS);
         if ((result = slot_claim(pool, slot, member)) != FRESHET_OK)
             return result;
     }
@@ -802,11 +806,11 @@ bool pool_hopeful(const struct pool *pool)
     return false;
 }
 
-/* What we have earned counts, and what all have earned before counts a little less. */
-static void earnings_tell(struct pool *pool)
+/* What we have earned counts, and what all have earned before counts a little less.  False: too little to tell. */
+static bool earnings_tell(struct pool *pool)
 {
     if (pool->seen < SEEN_LEAST)
-        return;
+        return false;
     for (unsigned i = 0; i < POOL_SLOTS; i++) {
         struct pool_slot *slot = &pool->page->slots[i];
 
@@ -814,18 +818,22 @@ static void earnings_tell(struct pool *pool)
     }
     word_set(&pool->slot->earned, less(slot_earned(pool->slot) + pool->hits, EARN_MOST));
     pool->hits = pool->seen = 0;
+    return true;
 }
 
 bool pool_ask(struct pool *pool, uint64_t pages)
 {
+    uint64_t minimum, share, wanted, got = 0;
     struct pool_slot *slot = pool->slot;
-    uint64_t minimum, share, got = 0;
 
     if (dir_lock(&pool->dir, clock_boot_ns() + LOCK_WAIT_NS) != FRESHET_OK)
         return false;
-    earnings_tell(pool);
+    wanted = slot_want(pool, slot, clock_boot_ns());
     minimum = word_pages(pool, &slot->minimum);
     share = slot_share(pool, slot);
+    if (earnings_tell(pool))
+        pages = more(pages, less(wanted + EARNED_STEPS * pages, pool->pages / WANT_SHARE));
+    pages = more(pages, wanted);
     if (share < minimum)
         pages = more(pages, minimum - share);
     if (slot_goal(pool, slot) >= share || share < minimum) /* else it is to give */
@@ -899,6 +907,11 @@ void pool_tend(struct pool *pool, uint64_t floor)
     if (!dir_intact(&pool->dir))
         pool_mend(pool);
     pool_heal(pool);
+    if (clock_boot_ns() - pool->reaped_ns >= REAP_EVERY_NS &&
+        dir_lock(&pool->dir, clock_boot_ns() + LOCK_WAIT_NS) == FRESHET_OK) {
+        pool_reap(pool, clock_boot_ns());
+        dir_unlock(&pool->dir);
+    }
 }
 
 /* ---- measuring ---- */

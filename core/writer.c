@@ -58,13 +58,16 @@
 #define SWEEP_ROUNDS 16u    /* more, as long as most of what is met is void */
 #define DEAD_SHARE 4u       /* if more than one in so many sheets is of the dead nobody else needs leave */
 #define SHRINK_EVERY_NS (10 * CLOCK_NS_PER_S)
-#define SHARE_SLACK 128u     /* pages of a share that are never planned with, and one in so many more: what a */
-#define SHARE_SLACK_PART 64u /* transaction may add, and what the last two have freed */
+#define SHARE_SLACK 160u     /* pages of a share that are never planned with, and one in so many more of it and of */
+#define SHARE_SLACK_PART 64u /* those that are free: what a transaction may add, and what the last two have freed */
+#define SHARE_TICK 16u       /* pages that even one that changes next to nothing may add; two of them always fit */
 #define SHARE_ADDS 96u       /* pages that any transaction may add: both trees, buckets of the index, and zeros that */
                              /* late readers have let a tmpfs put where pages had been given back */
 #define SHARE_ADDS_PART 8u   /* one in so many more of those that it writes, for the trees */
 #define SHARE_ADDS_FREE 256u /* and one for so many in the list of free pages, of which it may write a part again */
 #define GIVE_MORE 64u        /* pages, lest each transaction have to give some back */
+#define GIVE_COPIES 32u      /* sheets, for each transaction that only evicts to give, ... */
+#define GIVE_COPIES_PART 128u /* ... or one in so many of the share */
 #define GIVE_ROUNDS 64u      /* of a giving without fills that wait */
 #define GIVE_ROUNDS_BUSY 4u
 #define SHARE_FLOOR 384u     /* pages for the map that are never given */
@@ -130,6 +133,8 @@ struct writer {
     uint64_t fixed;    /* pages of the share that are not the map's and never grow: the control page */
     uint64_t beside;   /* those of the tier's other files when they were last looked at */
     bool pressed;      /* somebody had to go who could have stayed */
+    uint64_t free;     /* pages in the map's list of free ones, when it was last looked at */
+    uint64_t giving;   /* records go because others are to have their room: sheets that may be copied; else 0 */
     int64_t asked_ns;
 };
 
@@ -176,7 +181,8 @@ static uint64_t share_held(struct writer *w)
 /* Pages that the map may use: of what the share is to be lowered to, if it is. */
 static uint64_t share_room(const struct writer *w)
 {
-    uint64_t share = pool_target(w->pool), taken = w->fixed + w->beside + SHARE_SLACK + share / SHARE_SLACK_PART;
+    uint64_t share = pool_target(w->pool);
+    uint64_t taken = w->fixed + w->beside + SHARE_SLACK + (share + w->free) / SHARE_SLACK_PART;
 
     return share > taken + ROOM_LEAST ? share - taken : ROOM_LEAST;
 }
@@ -187,10 +193,13 @@ static void share_plan(struct writer *w)
     policy_share(&w->policy, share_room(w) * POOL_PAGE, pool_pages(w->pool) * POOL_PAGE / NEAR_SHARE);
 }
 
-/* What a transaction that writes so many pages of records may add to what the files hold. */
+/* What a transaction that writes so many pages of records may add to what the files hold, and what must be left after
+ * it.  No pages: one that only lets free pages grow old, since these may be what is missing. */
 static uint64_t share_adds(struct tier_txn *txn, uint64_t pages)
 {
-    return pages + pages / SHARE_ADDS_PART + tier_free_pages(txn) / SHARE_ADDS_FREE + SHARE_ADDS;
+    uint64_t tick = SHARE_TICK + tier_free_pages(txn) / SHARE_ADDS_FREE;
+
+    return pages == 0 ? tick : pages + pages / SHARE_ADDS_PART + SHARE_ADDS + 3 * tick;
 }
 
 /* May this transaction, which has written nothing yet, write so many pages?  Gives pages back if that is what it
@@ -338,6 +347,7 @@ static void writer_usage(struct writer *w, struct tier_txn *txn, struct tier_usa
         ret_usage->all = w->room;
     if (!w->pool)
         return;
+    w->free = tier_free_pages(txn);
     if (share_room(w) < ret_usage->all)
         ret_usage->all = share_room(w);
     share_look(w, ret_usage);
@@ -417,7 +427,7 @@ static freshet_result writer_evict(struct writer *w, struct tier_txn *txn, uint6
             break;
         w->pressed = true;
         if (judging->room < SHEET_SIZE && !judging->none_stays) {
-            if (excess <= evict_reserve(usage.all) / SLACK_SHARE)
+            if (w->giving || excess <= evict_reserve(usage.all) / SLACK_SHARE)
                 break; /* the next batch goes on */
             judging->none_stays = true;
         }
@@ -439,7 +449,7 @@ static void writer_age(struct writer *w)
 
         if (writer_begin(w, &txn) != FRESHET_OK)
             return;
-        if (writer_admit(w, txn, 1) != FRESHET_OK || tier_tick(txn) != FRESHET_OK) {
+        if (writer_admit(w, txn, 0) != FRESHET_OK || tier_tick(txn) != FRESHET_OK) {
             tier_drop(txn);
             return;
         }
@@ -567,6 +577,8 @@ static uint64_t attempt_copies(const struct writer *w, const struct tier_usage *
 {
     uint64_t sheets = usage_free(usage) / (w->pool ? SHARE_COPIES_POOL : SHARE_COPIES);
 
+    if (w->giving)
+        sheets = w->giving;
     return (sheets < COPIES_LEAST ? COPIES_LEAST : sheets) * SHEET_ROOM;
 }
 
@@ -596,6 +608,7 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
     struct tier_txn *txn;
     uint64_t budget, spent = 0;
     freshet_result result;
+    uint32_t looked;
 
     *ret_taken = most;
     if (item && tier_pages(&item->record) > LARGE_PAGES) {
@@ -618,7 +631,8 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
             goto failed;
     }
     judging.room = judging.most = attempt_copies(w, &usage);
-    if ((result = writer_evict(w, txn, 0, TAIL_SHEETS + 4 * (uint32_t)(spent / SHEET_ROOM), 0, &judging)) != FRESHET_OK)
+    looked = TAIL_SHEETS + 4 * (uint32_t)((w->giving ? judging.room : spent) / SHEET_ROOM);
+    if ((result = writer_evict(w, txn, 0, looked, 0, &judging)) != FRESHET_OK)
         goto failed;
     return writer_commit(w, txn, &tally);
 failed:
@@ -665,7 +679,7 @@ static uint32_t writer_write_some(struct writer *w, const struct item *item, uin
  * records must go first. */
 static bool writer_lower(struct writer *w, bool *ret_full)
 {
-    uint64_t target = pool_target(w->pool), keep;
+    uint64_t target = pool_target(w->pool), copies = pool_share(w->pool) / GIVE_COPIES_PART, keep, left;
     struct tier_usage usage;
     struct tier_txn *txn;
     bool done;
@@ -675,12 +689,16 @@ static bool writer_lower(struct writer *w, bool *ret_full)
         return true; /* not now */
     writer_usage(w, txn, &usage);
     *ret_full = evict_excess(usage.used, usage.all) > 0;
-    keep = share_held(w) + share_adds(txn, COPIES_LEAST);
+    keep = share_held(w) + share_adds(txn, 2 * COPIES_LEAST + TIER_LOGS);
     if (keep > target) {
         tier_give_back(txn, keep - target);
-        keep = share_held(w) + share_adds(txn, COPIES_LEAST);
+        keep = share_held(w) + share_adds(txn, 2 * COPIES_LEAST + TIER_LOGS);
     }
-    done = pool_give(w->pool, keep);
+    copies = copies < GIVE_COPIES ? GIVE_COPIES : copies;
+    done = pool_give(w->pool, *ret_full ? keep + 4 * copies : keep); /* what is copied takes room, for a while */
+    left = pool_share(w->pool);
+    left = left > keep ? (left - keep) / 4 : 0;
+    w->giving = COPIES_LEAST + (left < copies ? left : copies);
     tier_drop(txn);
     return done;
 }
@@ -691,16 +709,15 @@ static void writer_give(struct writer *w, unsigned rounds)
     bool full;
 
     for (; rounds > 0 && pool_target(w->pool) < pool_share(w->pool) && !writer_must_end(w); rounds--) {
-        uint64_t before = pool_share(w->pool);
         uint32_t taken;
 
         if (writer_lower(w, &full))
             break;
-        if (full && writer_attempt(w, NULL, 0, &taken) == FRESHET_OK)
-            continue;
-        if (pool_share(w->pool) == before && !full)
-            writer_age(w); /* what is free may be too young */
+        if (!full || writer_attempt(w, NULL, 0, &taken) != FRESHET_OK)
+            writer_age(w); /* what is free is too young */
+        w->giving = 0;
     }
+    w->giving = 0;
     share_plan(w);
 }
 

@@ -139,7 +139,7 @@ typedef struct freshet_options {
     freshet_policy policy;     /* when the bound cannot be shown */
     uint32_t partitions;       /* 0: what an existing tier has, else 1; fixed when the cache is first created */
     uint32_t deadline_ms;      /* for calls that name none; 0: 1,000 */
-    const char *pool;      /* the directory of a pool (below); its last part is created if absent (mode 0700).  NULL: the
+    const char *pool;      /* the directory of a pool (below), its last part created if absent (mode 0700).  NULL: the
                             * pool that an existing tier is in, else none */
     uint64_t pool_size;    /* bytes, at most, of all that the pool's caches have in their directories; 0: what an
                             * existing pool has; least 4 MiB, most 4 TiB */
@@ -490,8 +490,8 @@ typedef struct freshet_stats {
     uint64_t live_bytes; /* of `bytes`, what the entries take; the rest is of replaced and void ones, whose room is used
                           * again as their turn comes, of LMDB's own, and of the index */
     uint64_t index_size; /* bytes of `bytes` that the index takes */
-    uint64_t memory;     /* bytes that the tier's files take now, by the file system: map, index, control page, LMDB's lock
-                          * file.  Outside a pool the map's never become fewer */
+    uint64_t memory;     /* bytes that the tier's files take now, by the file system: map, index, control page, LMDB's
+                          * lock file.  Outside a pool the map's never become fewer */
     uint64_t pool_size;  /* bytes of the pool that the tier is in; 0: none */
     uint64_t pool_share, pool_minimum; /* of it: what this tier may take now; what it always may */
     uint64_t pool_free;                /* and what nobody has */
