@@ -44,6 +44,7 @@ static const struct counter counters[] = {
     COUNTER(index_size, "of them the index"),
     COUNTER(tier_size, "bytes at most"),
     COUNTER(control_size, "control page"),
+    COUNTER(memory, "bytes of memory, all"),
     COUNTER(fills, "written"),
     COUNTER(fills_dropped, "not written, no room"),
     COUNTER(fills_refused, "not written, overtaken"),
@@ -51,6 +52,11 @@ static const struct counter counters[] = {
     COUNTER(voids, "void, removed"),
     COUNTER(expired, "expired, removed"),
     COUNTER(map_full, "map full"),
+    GROUP("Pool"),
+    COUNTER(pool_size, "bytes, of all caches"),
+    COUNTER(pool_share, "of them this cache's"),
+    COUNTER(pool_minimum, "which it keeps at least"),
+    COUNTER(pool_free, "of them nobody's"),
     GROUP("Fleet"),
     COUNTER(frames, "frames verified"),
     COUNTER(frames_refused, "frames refused"),
@@ -163,17 +169,21 @@ static void print_freshness(const freshet_stats *stats)
 
 static void print_table(const struct tool *tool, const char *dir, const freshet_stats *stats)
 {
+    bool shown = true;
     char text[32];
 
     printf("%s in %s\n\n", tool_name(tool), dir);
     print_freshness(stats);
     for (size_t i = 0; i < sizeof counters / sizeof *counters; i++) {
         if (!counters[i].name) {
-            if (strcmp(counters[i].label, "Fleet") == 0 && !stats->fleet)
-                break;
-            printf("\n%s\n", counters[i].label);
+            shown = (stats->fleet || strcmp(counters[i].label, "Fleet") != 0) &&
+                    (stats->pool_size || strcmp(counters[i].label, "Pool") != 0);
+            if (shown)
+                printf("\n%s\n", counters[i].label);
             continue;
         }
+        if (!shown)
+            continue;
         row_number(counters[i].label, counter_value(stats, &counters[i]), "");
         if (strcmp(counters[i].name, "misses") == 0) {
             snprintf(text, sizeof text, "%.2f %%", 100 * hit_ratio(stats));

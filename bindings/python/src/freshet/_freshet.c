@@ -403,20 +403,25 @@ static int open_options(PyObject *args, PyObject *kwargs, freshet_options *o, Py
                         PyObject **dumps)
 {
     static char *names[] = {"name",   "dir",        "tier_size", "value_max", "max_staleness", "ttl",
-                            "policy", "partitions", "deadline",  "loads",     "dumps",         NULL};
+                            "policy", "partitions", "deadline",  "loads",     "dumps",         "pool",
+                            "pool_size", "pool_minimum", NULL};
     PyObject *dir = Py_None, *tier_size = NULL, *value_max = NULL, *staleness = Py_None, *ttl = Py_None,
-             *partitions = NULL, *deadline = Py_None;
+             *partitions = NULL, *deadline = Py_None, *pool = Py_None, *pool_size = NULL, *pool_minimum = NULL;
     uint64_t size = 0, most = 0, parts = 0;
     const char *policy = "closed";
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOOOsOOOO", names, name, &dir, &tier_size, &value_max,
-                                     &staleness, &ttl, &policy, &partitions, &deadline, loads, dumps))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOOOsOOOOOOO", names, name, &dir, &tier_size, &value_max,
+                                     &staleness, &ttl, &policy, &partitions, &deadline, loads, dumps, &pool, &pool_size,
+                                     &pool_minimum))
         return -1;
     if (strcmp(policy, "closed") != 0 && strcmp(policy, "stale") != 0) {
         PyErr_Format(PyExc_ValueError, "policy is \"%s\": give \"closed\" or \"stale\"", policy);
         return -1;
     }
     if (text_or_null(*name, "name", &o->name) < 0 || text_or_null(dir, "dir", &o->dir) < 0 ||
+        text_or_null(pool, "pool", &o->pool) < 0 ||
+        (pool_size && count_take(pool_size, "pool_size", UINT64_MAX, &o->pool_size) < 0) ||
+        (pool_minimum && count_take(pool_minimum, "pool_minimum", UINT64_MAX, &o->pool_minimum) < 0) ||
         (tier_size && count_take(tier_size, "tier_size", UINT64_MAX, &size) < 0) ||
         (value_max && count_take(value_max, "value_max", UINT32_MAX, &most) < 0) ||
         (partitions && count_take(partitions, "partitions", UINT32_MAX, &parts) < 0) ||
@@ -587,7 +592,8 @@ static PyObject *cache_join_tokens(PyObject *op, PyObject *args)
     STAT(reconnects) STAT(entries) STAT(bytes) STAT(tier_size) STAT(control_size) STAT(map_full) STAT(readers) \
     STAT(fence_slots) STAT(fences) STAT(partitions) STAT(outbox) STAT(processes) STAT(subscriber_pid) STAT(fleet) \
     STAT(proven_age_ms) STAT(max_staleness_ms) STAT(epoch) STAT(position) STAT(applied) STAT(floor) \
-    STAT(tag_changes) STAT(tag_fences) STAT(live_bytes) STAT(index_size)
+    STAT(tag_changes) STAT(tag_fences) STAT(live_bytes) STAT(index_size) STAT(memory) STAT(pool_size) \
+    STAT(pool_share) STAT(pool_minimum) STAT(pool_free)
 
 #define STAT_OBJECT(field)                                                                                             \
     _Generic((field), bool: PyBool_FromLong((long)(field)), int32_t: PyLong_FromLong((long)(field)),                   \

@@ -152,6 +152,9 @@ class Cache:
         deadline: float | None = ...,
         loads: Callable[[bytes], Any] | None = ...,
         dumps: Callable[[Any], bytes] | None = ...,
+        pool: str | bytes | None = ...,
+        pool_size: int = ...,
+        pool_minimum: int = ...,
     ) -> None: ...
     @property
     def name(self) -> str: ...

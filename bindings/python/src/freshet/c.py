@@ -79,7 +79,7 @@ def freshet_result_text(result: int) -> str:
 
 def freshet_open(name: str = "default", **options: Any) -> tuple[int, _freshet.Cache | None]:
     """Open the tier: (result, cache).  Options: dir, tier_size, value_max, max_staleness, ttl, policy, partitions,
-    deadline."""
+    deadline, pool, pool_size, pool_minimum."""
     try:
         return _OK, _freshet.Cache(name, **options)
     except FreshetError as error:

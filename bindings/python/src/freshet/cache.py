@@ -101,6 +101,9 @@ class Cache(_freshet.Cache):
     policy      when that cannot be shown: "closed" a miss, "stale" the old value, marked as such
     partitions  0: what an existing tier has, else 1
     deadline    seconds, for calls that name none
+    pool        directory of a pool: a size that several caches share; None: the one that an existing tier is in
+    pool_size   bytes of all its caches together; 0: what an existing pool has
+    pool_minimum  bytes of it that this one keeps whatever the others want
     serializer  RAW (bytes), JSON, MSGPACK, PICKLE, or any object with dumps and loads
 
     It serves any thread, and a child after fork.  A Redis that is out of reach is no failure: reads are misses until it
@@ -121,6 +124,9 @@ class Cache(_freshet.Cache):
         policy: Literal["closed", "stale"] = "closed",
         partitions: int = 0,
         deadline: float = 1.0,
+        pool: str | os.PathLike[str] | None = None,
+        pool_size: int = 0,
+        pool_minimum: int = 0,
         connect_timeout: float = 1.0,
         allow_evicting_redis: bool = False,
         serializer: Serializer = RAW,
@@ -138,6 +144,9 @@ class Cache(_freshet.Cache):
             policy=policy,
             partitions=partitions,
             deadline=deadline,
+            pool=None if pool is None else os.fsencode(pool),
+            pool_size=pool_size,
+            pool_minimum=pool_minimum,
             loads=None if raw else serializer.loads,
             dumps=None if raw else serializer.dumps,
         )
