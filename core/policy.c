@@ -314,6 +314,16 @@ static void ghost_put(const struct policy *policy, uint64_t hash, unsigned class
     word_set(policy, place, hash >> 40 << 40 | (uint64_t) class << 32 | (now & UINT32_MAX));
 }
 
+/* Would a record of this class, dropped so long ago, still be here if the logs held `near` bytes more?  The small log
+ * would have its share of them, and all that is filled goes through it; the main log the rest, and its lap is longer by
+ * as much. */
+static bool ghost_near(const struct policy *policy, unsigned class, uint64_t age)
+{
+    if (policy->near == 0)
+        return false;
+    return class & 32 ? age <= policy->near * tail_age(policy) / policy->holds : age <= policy->near / SMALL_SHARE;
+}
+
 /* A key is filled: if its ghost is here, its class has one more that is known. */
 static void ghost_take(struct policy *policy, uint64_t hash)
 {
@@ -326,7 +336,7 @@ static void ghost_take(struct policy *policy, uint64_t hash)
         if (word == 0 || word >> 40 != hash >> 40)
             continue;
         class_learn(policy, (unsigned)(word >> 32), age <= tail_age(policy));
-        if (policy->near && age <= policy->near) {
+        if (ghost_near(policy, (unsigned)(word >> 32), age)) {
             policy->returned += ghost_one_in(policy);
             policy->seen++;
         }

@@ -49,12 +49,12 @@
 #define STEP_SHARE 256u /* of the pool is asked for at a time */
 #define STEP_LEAST 32u  /* pages */
 #define SEEN_LEAST 8u   /* keys that came back make it worth asking, ... */
-#define EARNED_STEPS 4u /* ... and for so much more */
+#define EARNED_STEPS 2u /* ... and for so much more */
 #define WANT_SHARE 8u   /* of the pool is wanted at a time, at most: it may take a second until it is given */
-#define DECAY 8u        /* by each asking all earnings lose one part in so many */
+#define DECAY 16u       /* by each asking all earnings lose one part in so many */
 #define EARN_MOST (UINT64_C(1) << 40)
-#define MORE_NUM 5u /* who asks must earn more than 5/4 of the other, or both would take turns in taking */
-#define MORE_DEN 4u
+#define MORE_NUM 3u /* who asks must earn more than 3/2 of the other, or both would take turns in taking */
+#define MORE_DEN 2u
 
 struct pool_slot {
     _Alignas(64) _Atomic uint64_t taken; /* 0: by nobody */

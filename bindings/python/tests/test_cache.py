@@ -415,14 +415,16 @@ def test_a_cache_that_has_its_guard_is_collected(opener: Opener, shm: Path) -> N
 
 def test_caches_in_a_pool_share_a_size(shm: Path) -> None:
     size = 16 << 20
-    with freshet.Cache("a", dir=shm / "a", pool=shm / "pool", pool_size=size, pool_minimum=4 << 20) as a:
-        with freshet.Cache("b", dir=shm / "b", pool=shm / "pool") as b:
-            assert a.set("k", b"v").confirmed and b.get("k") is None
-            stats = a.stats()
-            assert stats.pool_size == b.stats().pool_size == size and stats.pool_minimum == 4 << 20
-            assert stats.memory <= stats.pool_share and stats.pool_share + b.stats().pool_share <= size
-            with pytest.raises(freshet.Busy, match="pool_minimum"):
-                freshet.Cache("c", dir=shm / "c", pool=shm / "pool", pool_minimum=14 << 20)
+    with (
+        freshet.Cache("a", dir=shm / "a", pool=shm / "pool", pool_size=size, pool_minimum=4 << 20) as a,
+        freshet.Cache("b", dir=shm / "b", pool=shm / "pool") as b,
+    ):
+        assert a.set("k", b"v").confirmed and b.get("k") is None
+        stats = a.stats()
+        assert stats.pool_size == b.stats().pool_size == size and stats.pool_minimum == 4 << 20
+        assert stats.memory <= stats.pool_share and stats.pool_share + b.stats().pool_share <= size
+        with pytest.raises(freshet.Busy, match="pool_minimum"):
+            freshet.Cache("c", dir=shm / "c", pool=shm / "pool", pool_minimum=14 << 20)
     with freshet.Cache("a", dir=shm / "a") as a:
         assert a.get("k") == b"v" and a.stats().pool_size == size
     with pytest.raises(freshet.InvalidArgument, match="pool"):
