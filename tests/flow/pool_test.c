@@ -295,6 +295,53 @@ TEST_LONG(the_memory_of_a_cache_without_a_process_stays_until_its_directory_is_g
     freshet_close(cache);
 }
 
+/* ---- a snapshot that pins what was freed ---- */
+
+struct pinned {
+    const char *dir, *pool;
+};
+
+/* While the view lasts no page can be used again: another process of the cache writes all the same. */
+static void fill_beside(const freshet_piece *pieces, size_t count, const freshet_answer *answer, void *arg)
+{
+    const struct pinned *pinned = arg;
+
+    (void)pieces, (void)count, (void)answer;
+    IN_CHILD({
+        freshet *cache = cache_open(pinned->dir, pinned->pool, 0);
+        uint64_t next = 1 << 20;
+
+        for (unsigned i = 0; i < 16; i++) {
+            ask_scan(cache, 512, &next);
+            EXPECT(held_by(pinned->dir) <= host_stats(cache).pool_share);
+        }
+        EXPECT(host_stats(cache).fills_dropped > 0);
+        freshet_close(cache);
+    });
+}
+
+TEST_LONG(a_share_is_not_exceeded_where_no_page_can_be_used_again, 120)
+{
+    const char *dirs[2] = {fresh_dir(), fresh_dir()}, *pool = fresh_dir();
+    struct pinned pinned = {dirs[0], pool};
+    freshet *cache, *other;
+    uint64_t next = 1, key;
+
+    heavy();
+    other = cache_open(dirs[1], pool, 11 * MIB);
+    cache = cache_open(dirs[0], pool, 0);
+    ask_scan(cache, 8000, &next);
+    EXPECT_EQ(freshet_flush(cache, 20000), FRESHET_OK);
+    key = next - 3;
+    EXPECT_EQ(freshet_view(cache, &key, sizeof key, NULL, fill_beside, &pinned), FRESHET_OK);
+    EXPECT(held_by(dirs[0]) <= 5 * MIB);
+    ask_scan(cache, 2000, &next); /* it goes on */
+    EXPECT_EQ(freshet_flush(cache, 20000), FRESHET_OK);
+    EXPECT(ask(cache, next - 3));
+    freshet_close(cache);
+    freshet_close(other);
+}
+
 /* ---- opening ---- */
 
 TEST(who_opens_without_a_pool_is_in_it_all_the_same)

@@ -85,11 +85,11 @@ MUTANTS = [
            unit('give_test.what_a_snapshot')),
     mutant('a transaction needs no room in the share', 'core/writer.c',
            "    if (needs <= share)\n        return FRESHET_OK;", "    return FRESHET_OK;",
-           flow('pool_test.what_is_left'), flow('pool_test.caches_that_are_killed')),
+           flow('pool_test.a_share_is_not_exceeded')),
     mutant('what a transaction may add is not counted', 'core/writer.c',
            "return pages == 0 ? tick : pages + pages / SHARE_ADDS_PART + SHARE_ADDS + 3 * tick;",
            "return pages == 0 ? tick : 0;",
-           flow('pool_test.what_is_left'), flow('pool_test.caches_that_are_killed')),
+           flow('pool_test.a_share_is_not_exceeded')),
     mutant('a share is lowered before the files hold less', 'core/pool.c',
            "    if (more(goal, keep) < slot_share(pool, slot)) {\n        STEP(\"pool_giving\");\n"
            "        word_set(&slot->share, more(goal, keep));",
