@@ -309,10 +309,17 @@ static void fill_beside(const freshet_piece *pieces, size_t count, const freshet
     (void)pieces, (void)count, (void)answer;
     IN_CHILD({
         freshet *cache = cache_open(pinned->dir, pinned->pool, 0);
+        static char large[400 << 10];
         uint64_t next = 1 << 20;
 
-        for (unsigned i = 0; i < 16; i++) {
-            ask_scan(cache, 512, &next);
+        for (unsigned i = 0; i < 32; i++) { /* each a transaction that may add much */
+            next++;
+            EXPECT_EQ(freshet_put(cache, &next, sizeof next, large, sizeof large, NULL, NULL), FRESHET_OK);
+            EXPECT(held_by(pinned->dir) <= host_stats(cache).pool_share);
+        }
+        for (unsigned i = 0; i < 256; i++) {
+            ask_scan(cache, 32, &next);
+            EXPECT_EQ(freshet_flush(cache, 20000), FRESHET_OK);
             EXPECT(held_by(pinned->dir) <= host_stats(cache).pool_share);
         }
         EXPECT(host_stats(cache).fills_dropped > 0);
