@@ -1149,6 +1149,9 @@ TEST_LONG(garbage_in_lmdbs_pages_that_is_there_at_open_kills_nobody, 3000)
             fprintf(stderr, "round %u: %x\n", round, (unsigned)status);
         dead += !WIFEXITED(status) || WEXITSTATUS(status) == 4;
     }
+    free(map);
+    free(garbled);
+    free(index);
     printf("     %u of %u refused\n", refused, rounds);
     EXPECT_EQ(dead, 0);
     EXPECT(refused > rounds / 8 && refused < rounds);
