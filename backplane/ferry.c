@@ -10,10 +10,10 @@
  * Who boards first is the captain: he sails, that is he asks on his own thread, and lands by handing the reply to all
  * aboard.  There is no thread of ours in between, and a whole boat is woken by one call.
  *
- * Nobody depends on another's good fortune for long.  A captain waits at the pier for PIER_NS at most, however long the
- * boat before his takes: where Redis hangs each caller soon has a connection of his own, as without ferries.  One whose
- * deadline passes on the way lands with nothing, and whoever aboard has time left asks again; each captain's deadline
- * is met once by a call at most, and it was before the caller's own.
+ * Company is for fair weather.  Who has little time left asks alone, and so does everybody for a second after a boat
+ * came back without an answer, or with much to carry: a connection that broke, a value above all limits, a captain
+ * whose deadline passed costs those aboard that one try, after which each asks for himself, as without ferries.  And a
+ * captain waits at the pier for PIER_NS at most, and not at all where a voyage takes longer than that.
  */
 #include <ferry.h>
 #include <fleet.h>
@@ -31,6 +31,9 @@
 #define PIER_NS       200000          /* for so long: some round trips */
 #define GATHER_TIMES  8               /* so often the captain lets others run who may come along */
 #define GATHER_NS     50000           /* and for how long */
+#define HURRY_NS      50000000        /* who has less time left asks alone */
+#define LIGHT         65536u          /* bytes; a reply of more had better come alone */
+#define ALONE_NS      1000000000      /* so long after a failure, or a heavy reply, all ask alone */
 
 /* Where a boat is, and what those who wait for it sleep on: the captain on `leave`, the others on `landed`. */
 struct ferry_boat {
@@ -41,11 +44,7 @@ struct ferry_boat {
     size_t sizes[FERRY_SEATS];
     char names[FERRY_SEATS][FLEET_NAME_SIZE];
 
-    /* the captain's, and everybody's once it has landed */
-    bool overdue; /* it was the captain's deadline that passed, and no more */
-    freshet_result result;
-    char sentence[256]; /* of a failure */
-    struct resp *reply;
+    struct resp *reply; /* the captain's, and everybody's once it has landed; NULL: it came back without */
 };
 
 struct ferry {
@@ -55,6 +54,8 @@ struct ferry {
     pthread_mutex_t lock; /* all below; held for a few instructions */
     struct ferry_boat *pier, *spare;
     unsigned sailing, company; /* company: aboard the last that left */
+    int64_t voyage_ns;         /* that the last one took */
+    _Atomic int64_t alone_ns;  /* until then all ask alone; CLOCK_BOOTTIME */
 };
 
 /* Wait until the word is set, at most to the deadline (CLOCK_BOOTTIME). */
@@ -91,11 +92,11 @@ static struct ferry_boat *ferry_boat(struct ferry *ferry)
         ferry->spare = boat->next;
     else if (!(boat = malloc(sizeof *boat)))
         return NULL;
-    atomic_init(&boat->leave, 0);
-    atomic_init(&boat->landed, 0);
-    atomic_init(&boat->holds, 0);
+    /* Not atomic_init: whoever was told of it in its last life may be at boat_tell still. */
+    atomic_store_explicit(&boat->leave, 0, memory_order_relaxed);
+    atomic_store_explicit(&boat->landed, 0, memory_order_relaxed);
+    atomic_store_explicit(&boat->holds, 0, memory_order_relaxed);
     boat->aboard = 0;
-    boat->overdue = false;
     boat->reply = NULL;
     return ferry->pier = boat;
 }
@@ -126,7 +127,7 @@ static freshet_result ferry_cross(struct ferry *ferry, struct ferry_boat *boat, 
     }
     argv[boat->aboard + 1] = ferry->head;
     sizes[boat->aboard + 1] = strlen(ferry->head);
-    return lines_ask_values(ferry->lines, (int)boat->aboard + 2, argv, sizes, boat->aboard, deadline_ns, &boat->reply);
+    return lines_ask(ferry->lines, (int)boat->aboard + 2, argv, sizes, deadline_ns, &boat->reply, NULL);
 }
 
 /* Leave the pier, when those are aboard who sailed together lately: they were woken together, and will be here in a
@@ -152,10 +153,21 @@ static void ferry_leave(struct ferry *ferry, struct ferry_boat *boat)
     pthread_mutex_unlock(&ferry->lock);
 }
 
+static size_t reply_bytes(const struct resp *reply)
+{
+    size_t bytes = reply->size;
+
+    for (size_t i = 0; i < reply->count; i++)
+        bytes += reply->items[i]->size;
+    return bytes;
+}
+
 /* Be the captain; `wait`: for the boat before. */
 static freshet_result ferry_sail(struct ferry *ferry, struct ferry_boat *boat, int64_t deadline_ns, bool wait)
 {
     struct ferry_boat *next;
+    freshet_result result;
+    int64_t left_ns, back_ns;
 
     if (wait) {
         int64_t until_ns = fleet_now_ns() + PIER_NS;
@@ -165,24 +177,26 @@ static freshet_result ferry_sail(struct ferry *ferry, struct ferry_boat *boat, i
     }
     ferry_leave(ferry, boat);
     remote_step("ferry_crossing");
-    if ((boat->result = ferry_cross(ferry, boat, deadline_ns)) != FRESHET_OK) {
-        boat->overdue = fleet_now_ns() >= deadline_ns;
-        (void)snprintf(boat->sentence, sizeof boat->sentence, "%s", freshet_error());
-    }
+    left_ns = fleet_now_ns();
+    result = ferry_cross(ferry, boat, deadline_ns);
+    back_ns = fleet_now_ns();
     remote_step("ferry_back");
+    if (result != FRESHET_OK || reply_bytes(boat->reply) > LIGHT)
+        atomic_store_explicit(&ferry->alone_ns, back_ns + ALONE_NS, memory_order_relaxed);
     pthread_mutex_lock(&ferry->lock);
     ferry->sailing--;
+    ferry->voyage_ns = back_ns - left_ns;
     next = ferry->pier;
     pthread_mutex_unlock(&ferry->lock);
     if (next)
         boat_tell(&next->leave);
     if (boat->aboard > 1)
         boat_tell(&boat->landed);
-    return boat->result;
+    return result;
 }
 
-/* Be a passenger.  *ret_again: with time left, and nothing to show for it. */
-static freshet_result ferry_ride(struct ferry *ferry, struct ferry_boat *boat, int64_t deadline_ns, bool *ret_again)
+/* Be a passenger.  FRESHET_MISS: the boat came back without an answer. */
+static freshet_result ferry_ride(struct ferry *ferry, struct ferry_boat *boat, int64_t deadline_ns)
 {
     char where[URL_TEXT_MAX];
 
@@ -190,62 +204,59 @@ static freshet_result ferry_ride(struct ferry *ferry, struct ferry_boat *boat, i
     if (!boat_await(&boat->landed, deadline_ns))
         return remote_fail(FRESHET_ENET, "Redis at %s did not answer before the deadline",
                            url_text(ferry->url, where, sizeof where));
-    if (boat->result == FRESHET_OK)
-        return FRESHET_OK;
-    *ret_again = boat->overdue && fleet_now_ns() < deadline_ns;
-    return remote_fail(boat->result, "%s", boat->sentence);
+    return boat->reply ? FRESHET_OK : FRESHET_MISS;
 }
 
-/* One voyage. */
+/* One voyage.  FRESHET_MISS: nothing to show for it, which may be another's fault. */
 static freshet_result ferry_voyage(struct ferry *ferry, const char *name, size_t name_size, int64_t deadline_ns,
-                                   struct ferried *ret_ferried, bool *ret_again)
+                                   struct ferried *ret_ferried)
 {
     struct ferry_boat *boat;
     bool wait, full;
     unsigned place;
     freshet_result result;
 
-    *ret_again = false;
     pthread_mutex_lock(&ferry->lock);
     if (!(boat = ferry_boat(ferry))) {
         pthread_mutex_unlock(&ferry->lock);
-        return remote_fail(FRESHET_ENOMEM, "no memory for a question to Redis");
+        return FRESHET_MISS;
     }
     place = boat->aboard++;
     atomic_fetch_add(&boat->holds, 1);
     memcpy(boat->names[place], name, name_size);
     boat->sizes[place] = name_size;
     full = boat->aboard == FERRY_SEATS;
-    wait = place == 0 && ferry->sailing >= FERRY_SAILING;
+    wait = place == 0 && ferry->sailing >= FERRY_SAILING && ferry->voyage_ns < PIER_NS;
     if (full)
         ferry->pier = NULL;
     pthread_mutex_unlock(&ferry->lock);
     if (full)
         boat_tell(&boat->leave);
-    result = place == 0 ? ferry_sail(ferry, boat, deadline_ns, wait) : ferry_ride(ferry, boat, deadline_ns, ret_again);
-    if (result == FRESHET_OK)
+    result = place == 0 ? ferry_sail(ferry, boat, deadline_ns, wait) : ferry_ride(ferry, boat, deadline_ns);
+    if (result == FRESHET_OK) {
         *ret_ferried = (struct ferried){.boat = boat, .reply = boat->reply, .place = place, .count = boat->aboard};
-    else
-        ferry_release(ferry, boat);
+        return FRESHET_OK;
+    }
+    if (place == 0 && boat->aboard > 1)
+        result = FRESHET_MISS;
+    ferry_release(ferry, boat);
     return result;
 }
 
-freshet_result ferry_ask(struct ferry *ferry, const char *name, size_t name_size, int64_t deadline_ns,
-                         struct ferried *ret_ferried)
+bool ferry_ask(struct ferry *ferry, const char *name, size_t name_size, int64_t deadline_ns,
+               struct ferried *ret_ferried, freshet_result *ret_result)
 {
-    freshet_result result;
-    bool again;
+    int64_t now_ns = fleet_now_ns();
     int state;
 
-    if (name_size > FLEET_NAME_SIZE)
-        return remote_fail(FRESHET_EINVAL, "a record's name has at most %u bytes", FLEET_NAME_SIZE);
+    if (name_size > FLEET_NAME_SIZE || deadline_ns - now_ns < HURRY_NS ||
+        now_ns < atomic_load_explicit(&ferry->alone_ns, memory_order_relaxed))
+        return false;
     /* A captain who is cancelled on the way would leave his passengers at sea. */
     (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-    do
-        result = ferry_voyage(ferry, name, name_size, deadline_ns, ret_ferried, &again);
-    while (again);
+    *ret_result = ferry_voyage(ferry, name, name_size, deadline_ns, ret_ferried);
     (void)pthread_setcancelstate(state, NULL);
-    return result;
+    return *ret_result != FRESHET_MISS;
 }
 
 void ferry_done(struct ferry *ferry, const struct ferried *ferried)

@@ -578,19 +578,10 @@ static bool line_replicate(struct line *line, struct lines_replicas *replicas)
     return true;
 }
 
-/* What is particular about a question. */
-struct lines_manner {
-    size_t values;                   /* that the reply may carry */
-    struct lines_replicas *replicas; /* NULL: it does not wait for them */
-};
-
-static const struct lines_manner lines_plain = {.values = 1};
-
 /* Send formatted bytes and hear one reply, on the pool's or a fresh connection. */
 static freshet_result lines_talk(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
-                                 struct resp **ret_reply, bool *ret_sent, const struct lines_manner *manner)
+                                 struct resp **ret_reply, bool *ret_sent, struct lines_replicas *replicas)
 {
-    struct lines_replicas *replicas = manner->replicas;
     bool again = false;
 
     for (;;) {
@@ -601,7 +592,6 @@ static freshet_result lines_talk(struct lines *lines, const char *bytes, size_t 
 
         if (result != FRESHET_OK)
             return result;
-        resp_reader_allow(line->reader, manner->values * lines->reply_most);
         fate = line_send(line, bytes, size, deadline_ns);
         if (fate == LINE_WELL) {
             *ret_sent = true;
@@ -637,7 +627,7 @@ static freshet_result lines_talk(struct lines *lines, const char *bytes, size_t 
 
 /* The same, when it is this caller's turn: a thousand calls of one event loop need no thousand connections. */
 static freshet_result lines_converse(struct lines *lines, const char *bytes, size_t size, int64_t deadline_ns,
-                                     struct resp **ret_reply, bool *ret_sent, const struct lines_manner *manner)
+                                     struct resp **ret_reply, bool *ret_sent, struct lines_replicas *replicas)
 {
     char where[URL_TEXT_MAX];
     freshet_result result;
@@ -645,14 +635,14 @@ static freshet_result lines_converse(struct lines *lines, const char *bytes, siz
     if (!remote_wait_enter(deadline_ns))
         return remote_fail(FRESHET_ENET, "too many calls before this one were waiting for Redis at %s",
                            url_text(lines->url, where, sizeof where));
-    result = lines_talk(lines, bytes, size, deadline_ns, ret_reply, ret_sent, manner);
+    result = lines_talk(lines, bytes, size, deadline_ns, ret_reply, ret_sent, replicas);
     remote_wait_leave();
     return result;
 }
 
-static freshet_result lines_ask_so(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
-                                   int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent,
-                                   const struct lines_manner *manner)
+static freshet_result lines_ask_replicated(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
+                                           int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent,
+                                           struct lines_replicas *replicas)
 {
     struct resp *reply = NULL;
     bool sent = false;
@@ -662,7 +652,7 @@ static freshet_result lines_ask_so(struct lines *lines, int argc, const char *co
 
     *ret_reply = NULL;
     if (result == FRESHET_OK)
-        result = lines_converse(lines, bytes, size, deadline_ns, &reply, &sent, manner);
+        result = lines_converse(lines, bytes, size, deadline_ns, &reply, &sent, replicas);
     free(bytes);
     if (result == FRESHET_OK && reply->type == RESP_ERROR &&
         (result = greeting_refusal(reply, lines->url)) != FRESHET_OK) {
@@ -682,21 +672,13 @@ static freshet_result lines_ask_so(struct lines *lines, int argc, const char *co
 freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
                          int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent)
 {
-    return lines_ask_so(lines, argc, argv, sizes, deadline_ns, ret_reply, ret_sent, &lines_plain);
-}
-
-freshet_result lines_ask_values(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
-                                size_t values, int64_t deadline_ns, struct resp **ret_reply)
-{
-    return lines_ask_so(lines, argc, argv, sizes, deadline_ns, ret_reply, NULL,
-                        &(struct lines_manner){.values = values});
+    return lines_ask_replicated(lines, argc, argv, sizes, deadline_ns, ret_reply, ret_sent, NULL);
 }
 
 static freshet_result lines_run(struct lines *lines, enum script script, int keys, int argc, const char *const *argv,
                                 const size_t *sizes, int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent,
                                 struct lines_replicas *replicas)
 {
-    const struct lines_manner manner = {.values = 1, .replicas = replicas};
     const struct script_text *text = &script_texts[script];
     const char **all = malloc(((size_t)argc + 3) * sizeof *all);
     size_t *all_sizes = malloc(((size_t)argc + 3) * sizeof *all_sizes);
@@ -717,12 +699,12 @@ static freshet_result lines_run(struct lines *lines, enum script script, int key
         all[i + 3] = argv[i];
         all_sizes[i + 3] = sizes ? sizes[i] : strlen(argv[i]);
     }
-    result = lines_ask_so(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent, &manner);
+    result = lines_ask_replicated(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent, replicas);
     if (result == FRESHET_OK && resp_is_error(*ret_reply, "NOSCRIPT")) {
         resp_free(*ret_reply);
         all[0] = "EVAL", all_sizes[0] = 4;
         all[1] = text->text, all_sizes[1] = text->size;
-        result = lines_ask_so(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent, &manner);
+        result = lines_ask_replicated(lines, argc + 3, all, all_sizes, deadline_ns, ret_reply, ret_sent, replicas);
     }
 done:
     free(all);

@@ -42,9 +42,6 @@ void lines_forget(struct lines *lines);
  * caller frees the reply. */
 freshet_result lines_ask(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
                          int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent);
-/* The same, for a reply of as many values, each as large as a reply may else be. */
-freshet_result lines_ask_values(struct lines *lines, int argc, const char *const *argv, const size_t *sizes,
-                                size_t values, int64_t deadline_ns, struct resp **ret_reply);
 /* EVALSHA, and EVAL when the server does not know it (NOSCRIPT).  keys come first in argv. */
 freshet_result lines_script(struct lines *lines, enum script script, int keys, int argc, const char *const *argv,
                             const size_t *sizes, int64_t deadline_ns, struct resp **ret_reply, bool *ret_sent);

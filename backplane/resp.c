@@ -288,11 +288,6 @@ void resp_reader_close(struct resp_reader *reader)
     free(reader);
 }
 
-void resp_reader_allow(struct resp_reader *reader, size_t most)
-{
-    reader->most = most;
-}
-
 bool resp_reader_empty(const struct resp_reader *reader)
 {
     return reader->held == 0;

@@ -45,8 +45,6 @@ struct resp_reader;
 /* `most`: bytes a single reply may have in all. */
 struct resp_reader *resp_reader_open(size_t most);
 void resp_reader_close(struct resp_reader *reader);
-/* From now on a reply may have so many. */
-void resp_reader_allow(struct resp_reader *reader, size_t most);
 /* Feed what came in, then take every whole reply out before feeding more; FRESHET_EIO when it is not RESP2 or exceeds a
  * limit: the connection must go, and the reader says the same from then on. */
 freshet_result resp_reader_feed(struct resp_reader *reader, const char *bytes, size_t size);

@@ -227,7 +227,7 @@ static bool store_proven(struct fleet *fleet, uint32_t partition, int64_t bound_
     return page.proven_ns != 0 && fleet_now_ns() - page.proven_ns < bound_ns / 4 * 3;
 }
 
-/* Ask for a record and the head, a thread in company, a fiber alone. */
+/* Ask for a record and the head: a thread in company where that can be, a fiber alone. */
 static freshet_result store_ask(struct fleet *fleet, const struct remote_key *key, int64_t deadline_ns,
                                 struct ferried *ret_got, struct resp **ret_reply)
 {
@@ -237,8 +237,9 @@ static freshet_result store_ask(struct fleet *fleet, const struct remote_key *ke
     size_t sizes[] = {4, fleet_record_name(names, key->hash, name), strlen(names->head)};
     freshet_result result;
 
-    if (!remote_wait_is_aside())
-        return ferry_ask(fleet->ferries[key->partition], name, sizes[1], deadline_ns, ret_got);
+    if (!remote_wait_is_aside() &&
+        ferry_ask(fleet->ferries[key->partition], name, sizes[1], deadline_ns, ret_got, &result))
+        return result;
     result = lines_ask(fleet->lines, 3, argv, sizes, deadline_ns, ret_reply, NULL);
     *ret_got = (struct ferried){.reply = *ret_reply, .count = 1};
     return result;
