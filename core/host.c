@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 _Atomic unsigned host_fork_generation = 1;
 
@@ -101,8 +102,13 @@ static int64_t host_deadline_ns(const struct host *host)
 /* Open the pool that the caller has named. */
 static freshet_result host_open_pool(struct host *host, const freshet_options *options)
 {
-    freshet_result result = pool_open(&host->pool, options->pool, options->pool_size, host_deadline_ns(host));
+    freshet_result result;
+    struct stat st;
 
+    if (stat(options->pool, &st) == 0 && st.st_dev == host->dir.dev && st.st_ino == host->dir.ino)
+        return fail(FRESHET_EINVAL, "pool: %s is the cache's own directory; a pool needs one for itself",
+                    options->pool);
+    result = pool_open(&host->pool, options->pool, options->pool_size, host_deadline_ns(host));
     if (result != FRESHET_OK)
         return result;
     if (options->tier_size > pool_pages(host->pool) * POOL_PAGE)
@@ -235,6 +241,8 @@ static freshet_result host_open_tier(struct host *host)
         if ((result = host_set_aside(host, dir_set_map_aside)) != FRESHET_OK)
             break;
     }
+    if (tier && host->pool)
+        tier_will_give(tier);
     atomic_store(&host->tier, tier);
     return result;
 }
@@ -615,6 +623,8 @@ static freshet_result host_mend(struct host *host, struct writer *broken)
     tier_abandon(atomic_load(&host->tier));
     result = tier_open(&tier, host->dir.path, host->control.generation, &host->control.space, host->control.tier_size,
                       host->limit, &damaged);
+    if (result == FRESHET_OK && host->pool)
+        tier_will_give(tier);
     if (result == FRESHET_OK)
         result = dir_enter(&dir);
     dir_unlock(&dir);

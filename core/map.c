@@ -15,6 +15,7 @@
 #include <map.h>
 
 #include <bytes.h>
+#include <clock.h>
 #include <log.h>
 #include <tree.h>
 
@@ -40,7 +41,8 @@
 #define ROW_HEAD (UINT64_C(1) << 16 | 4) /* of a page, at byte 10: a row's, and one page of it */
 #define LOCK_HEAD 128u   /* and where they begin; those of a format that LMDB itself checks */
 #define LOCK_SLOT 64u
-#define GIVE_CALLS 4096u /* runs of free pages that are looked at by one giving back */
+#define GIVE_CALLS 4096u /* runs of free pages that are looked at by one giving back, */
+#define GIVE_NS 5000000  /* and for so long: the writer's lock is held (a disk may have to write first) */
 #define FREE_DBI_ 0u /* LMDB's own list of free pages; its number is as fixed as the file format */
 
 /* The row that names the map: a random number.  One byte: before all others. */
@@ -397,17 +399,29 @@ static struct tree meta_tree(const struct meta_db *db)
     return (struct tree){db->root, db->depth, db->branch, db->leaf, db->entries};
 }
 
-/* NULL when a snapshot's trees are in order.  *ret_again: commits came in between, and there is another by now. */
-static const char *map_trees_fault(const struct map *map, MDB_txn *txn, bool *ret_again)
+static bool map_read_metas(const struct map *map, struct meta_page metas[2])
+{
+    return pread(map->fds[FD_DATA], &metas[0], sizeof metas[0], 0) == (ssize_t)sizeof metas[0] &&
+           pread(map->fds[FD_DATA], &metas[1], sizeof metas[1], MAP_PAGE) == (ssize_t)sizeof metas[1];
+}
+
+/* NULL when a snapshot's trees are in order.  *ret_again: commits came in between, and there is another by now.
+ * *ret_error: as tree_fault's. */
+static const char *map_trees_fault(const struct map *map, MDB_txn *txn, bool *ret_again, int *ret_error)
 {
     size_t id = mdb_txn_id(txn);
-    struct meta_page meta, other;
+    struct meta_page metas[2], then[2], meta, other;
     struct tree trees[2];
+    const char *fault;
 
     *ret_again = false;
-    if (pread(map->fds[FD_DATA], &meta, sizeof meta, (off_t)((id & 1) * MAP_PAGE)) != (ssize_t)sizeof meta ||
-        pread(map->fds[FD_DATA], &other, sizeof other, (off_t)((~id & 1) * MAP_PAGE)) != (ssize_t)sizeof other)
+    *ret_error = 0;
+    if (!map_read_metas(map, metas)) {
+        *ret_error = EIO;
         return "its first pages cannot be read";
+    }
+    meta = metas[id & 1];
+    other = metas[~id & 1];
     /* The two are of commits in a row; 0 and 0 are a new map's. */
     if (meta.txn != id || (other.txn + 1 != id && other.txn != id + 1 && (id != 0 || other.txn != 0)) ||
         id > TXN_MOST) {
@@ -418,7 +432,10 @@ static const char *map_trees_fault(const struct map *map, MDB_txn *txn, bool *re
         return "its first pages are none of this LMDB's";
     trees[TREE_ROWS] = meta_tree(&meta.main);
     trees[TREE_FREE] = meta_tree(&meta.free);
-    return tree_fault(map->fds[FD_DATA], trees, meta.last_page);
+    fault = tree_fault(map->fds[FD_DATA], trees, meta.last_page, ret_error);
+    /* A commit may have been writing one just as it was read. */
+    *ret_again = fault && *ret_error == 0 && map_read_metas(map, then) && memcmp(metas, then, sizeof metas) != 0;
+    return fault;
 }
 
 /* Look at LMDB's trees before it does, in a snapshot, which keeps their pages. */
@@ -426,20 +443,26 @@ static freshet_result map_check_trees(struct map *map, const char *path, bool *r
 {
     const char *fault = map_lock_fault(map);
     bool again = !fault;
-    int rc = 0;
+    int rc = 0, error = 0, dead;
 
     for (unsigned i = 0; again && i < SNAPSHOT_TRIES; i++) {
         MDB_txn *txn;
 
-        if ((rc = mdb_txn_begin(map->env, NULL, MDB_RDONLY, &txn)) != 0)
+        rc = mdb_txn_begin(map->env, NULL, MDB_RDONLY, &txn);
+        if (rc == MDB_READERS_FULL && mdb_reader_check(map->env, &dead) == 0) /* killed ones' slots */
+            rc = mdb_txn_begin(map->env, NULL, MDB_RDONLY, &txn);
+        if (rc != 0)
             break;
-        fault = map_trees_fault(map, txn, &again);
+        fault = map_trees_fault(map, txn, &again, &error);
         mdb_txn_abort(txn);
     }
     if (rc != 0)
         return rc == EAGAIN ? FRESHET_OK : map_result(map, rc, "looking at the map"); /* map_open_env tells of that */
     if (!fault)
         return FRESHET_OK;
+    if (error)
+        return fail(error == ENOMEM ? FRESHET_ENOMEM : FRESHET_EIO, "%s cannot be looked through: %s", path,
+                    strerror(error));
     *ret_damaged = true;
     return fail(FRESHET_EIO, "%s cannot be used: %s", path, fault);
 }
@@ -892,7 +915,8 @@ static int reader_oldest(const char *line, void *arg)
 struct giving {
     int fd;
     uint64_t pages, calls, last; /* the last page of the map */
-    bool failed;
+    int64_t until_ns;
+    bool failed; /* or over */
 };
 
 /* A run of free pages: punch out as much of its end as is wanted.  What has no memory is skipped. */
@@ -916,7 +940,7 @@ static void give_run(struct giving *giving, uint64_t from, uint64_t to)
         rc = fallocate(giving->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(from * MAP_PAGE),
                        (off_t)((to + 1 - from) * MAP_PAGE));
     while (rc != 0 && errno == EINTR);
-    giving->failed = rc != 0;
+    giving->failed = rc != 0 || clock_boot_ns() >= giving->until_ns;
     if (rc == 0)
         giving->pages -= to + 1 - from;
 }
@@ -950,12 +974,16 @@ static void give_record(struct giving *giving, const MDB_val *row)
 
 /* LMDB may write over a page that transaction t has freed as soon as t is below every snapshot, its own being the
  * last commit.  That is what is given back here, under the same lock: whatever may look at such a page must be ready
- * for it to be written over now, and so it is for zeros.  LMDB itself never reads a free page: it makes a new one in
+ * for it to be written over now, and so it is for zeros.  (But on a tmpfs that is full a look at a page that was given
+ * back is SIGBUS; so where pages are given back readers hold a snapshot too, tier_will_give.)  LMDB itself never reads a free page: it makes a new one in
  * memory, and writes it whole.  A transaction takes from the free list when it first needs a page, so one that has
  * written nothing has taken nothing.  The list can be looked at in a snapshot only; that of now is the same. */
 void map_give_back(struct map *map, MDB_txn *txn, uint64_t pages)
 {
-    struct giving giving = {.fd = map->fds[FD_DATA], .pages = pages, .last = map->size / MAP_PAGE - 1};
+    struct giving giving = {.fd = map->fds[FD_DATA],
+                            .pages = pages,
+                            .last = map->size / MAP_PAGE - 1,
+                            .until_ns = clock_boot_ns() + GIVE_NS};
     uint64_t oldest = mdb_txn_id(txn) - 1, freed;
     struct map_reader *reader;
     MDB_cursor *cursor;

@@ -321,7 +321,9 @@ static bool ghost_near(const struct policy *policy, unsigned class, uint64_t age
 {
     if (policy->near == 0)
         return false;
-    return class & 32 ? age <= policy->near * tail_age(policy) / policy->holds : age <= policy->near / SMALL_SHARE;
+    if (!(class & 32))
+        return age <= policy->near / SMALL_SHARE;
+    return age / 4096 <= policy->near / 4096 * (tail_age(policy) / 4096) / (policy->holds / 4096 + 1);
 }
 
 /* A key is filled: if its ghost is here, its class has one more that is known. */

@@ -38,11 +38,13 @@
 #define POOL_FILE "pool"
 #define POOL_FILE_NEW "pool.new"
 #define POOL_PROBE "map-probe" /* goes with the map's files, should its maker die */
+#define PROBE_PAGES 1024u
 #define POOL_HEAD 512u
 #define POOL_CHECKED (POOL_HEAD - 16u)
 #define POOL_BOOT_ID 36u
 #define LOCK_SLOT ((off_t)1 << 40) /* behind dir.c's bytes */
-#define LOCK_WAIT_NS (20 * CLOCK_NS_PER_MS) /* of a writer: what it wants can wait for the next second */
+#define LOCK_WAIT_NS (20 * CLOCK_NS_PER_MS) /* of a writer: what it wants can wait for the next second; */
+#define GIVE_WAIT_NS (2 * CLOCK_NS_PER_MS)  /* and what it gives, since it has the tier's writer lock then */
 #define ALIVE_NS (3 * CLOCK_NS_PER_S)
 #define REAP_EVERY_NS (5 * CLOCK_NS_PER_S)
 #define JOIN_PAUSE_NS 2000000
@@ -53,6 +55,8 @@
 #define WANT_SHARE 8u   /* of the pool is wanted at a time, at most: it may take a second until it is given */
 #define DECAY 16u       /* by each asking all earnings lose one part in so many */
 #define EARN_MOST (UINT64_C(1) << 40)
+#define SETTLE_PART 64u  /* one page in so many, and so many pages, are left to a cache without a process beside what */
+#define SETTLE_PAGES 64u /* its files hold: a disk's file system may yet count more for them */
 #define MORE_NUM 3u /* who asks must earn more than 3/2 of the other, or both would take turns in taking */
 #define MORE_DEN 2u
 
@@ -263,9 +267,11 @@ static freshet_result pool_name(struct pool *pool)
 
 static uint64_t mount_namespace(void)
 {
-    struct stat st;
+    struct stat st, root;
 
-    return stat("/proc/self/ns/mnt", &st) == 0 ? st.st_ino : 0;
+    if (stat("/proc/self/ns/mnt", &st) != 0 || stat("/", &root) != 0)
+        return 0;
+    return st.st_ino ^ (uint64_t)root.st_ino << 32 ^ (uint64_t)root.st_dev << 16; /* and the root: there is chroot() */
 }
 
 freshet_result pool_open(struct pool **ret_pool, const char *path, uint64_t size, int64_t deadline_ns)
@@ -363,7 +369,9 @@ static uint64_t slot_earned(const struct pool_slot *slot)
 /* Has one of its processes said so lately? */
 static bool slot_alive(const struct pool_slot *slot, int64_t now_ns)
 {
-    return now_ns - (int64_t)atomic_load_explicit(&slot->alive_ns, memory_order_relaxed) < ALIVE_NS;
+    uint64_t alive_ns = atomic_load_explicit(&slot->alive_ns, memory_order_relaxed);
+
+    return (uint64_t)now_ns + CLOCK_NS_PER_S - alive_ns < ALIVE_NS + CLOCK_NS_PER_S; /* nor in the future */
 }
 
 static bool slot_short(const struct pool *pool, const struct pool_slot *slot)
@@ -374,9 +382,10 @@ static bool slot_short(const struct pool *pool, const struct pool_slot *slot)
 /* What it wants and has not got. */
 static uint64_t slot_want(const struct pool *pool, const struct pool_slot *slot, int64_t now_ns)
 {
-    int64_t wanted_ns = (int64_t)atomic_load_explicit(&slot->wanted_ns, memory_order_relaxed);
+    uint64_t wanted_ns = atomic_load_explicit(&slot->wanted_ns, memory_order_relaxed);
+    bool lately = (uint64_t)now_ns + CLOCK_NS_PER_S - wanted_ns < ALIVE_NS + CLOCK_NS_PER_S;
 
-    return now_ns - wanted_ns < ALIVE_NS && slot_alive(slot, now_ns) ? word_pages(pool, &slot->want) : 0;
+    return lately && slot_alive(slot, now_ns) ? word_pages(pool, &slot->want) : 0;
 }
 
 uint64_t pool_free(const struct pool *pool)
@@ -445,7 +454,8 @@ static void slot_free(struct pool_slot *slot)
 /* Nobody is in: the share need be no larger than what the files hold.  Where there are none the slot is free. */
 static void slot_settle(const struct pool *pool, struct pool_slot *slot, int dirfd)
 {
-    uint64_t held = pool_measure(dirfd), keeps = more(held, word_pages(pool, &slot->minimum));
+    uint64_t held = pool_measure(dirfd);
+    uint64_t keeps = more(held + held / SETTLE_PART + SETTLE_PAGES, word_pages(pool, &slot->minimum));
 
     if (held == 0) {
         slot_free(slot);
@@ -666,8 +676,8 @@ static freshet_result member_minimum(const struct pool *pool, const struct pool_
     return minimum_fits(pool, slot, *ret_minimum);
 }
 
-/* Fill in a free slot; it is taken with the last word. */
-static freshet_result slot_claim(struct pool *pool, struct pool_slot *slot, const struct pool_member *member)
+/* Where the cache is to be found, by others who see what we see. */
+static freshet_result slot_name(const struct pool *pool, struct pool_slot *slot, const struct pool_member *member)
 {
     char *path = realpath(member->dir->path, NULL);
 
@@ -676,13 +686,23 @@ static freshet_result slot_claim(struct pool *pool, struct pool_slot *slot, cons
         return fail(FRESHET_EINVAL, "%s: the path of a cache in a pool may have %zu bytes at most", member->dir->path,
                     sizeof slot->path - 1);
     }
-    slot_free(slot);
     memset(slot->path, 0, sizeof slot->path);
     strcpy(slot->path, path);
     free(path);
+    word_set(&slot->mount, pool->mount);
+    return FRESHET_OK;
+}
+
+/* Fill in a free slot; it is taken with the last word. */
+static freshet_result slot_claim(struct pool *pool, struct pool_slot *slot, const struct pool_member *member)
+{
+    freshet_result result;
+
+    slot_free(slot);
+    if ((result = slot_name(pool, slot, member)) != FRESHET_OK)
+        return result;
     word_set(&slot->dev, member->dir->dev);
     word_set(&slot->ino, member->dir->ino);
-    word_set(&slot->mount, pool->mount);
     word_set(&slot->minimum, 0);
     word_set(&slot->most, pool->pages);
     word_set(&slot->earned, 0);
@@ -713,6 +733,8 @@ static freshet_result join_locked(struct pool *pool, const struct pool_member *m
                         "of one that is not needed any more", pool->path, POOL_SLOTS);
         if ((result = slot_claim(pool, slot, member)) != FRESHET_OK)
             return result;
+    } else if (!slot_held(pool, slot) && (result = slot_name(pool, slot, member)) != FRESHET_OK) {
+        return result; /* it may have been moved */
     }
     pool->slot = slot;
     if ((result = slot_hold(pool, slot, F_RDLCK)) != FRESHET_OK)
@@ -754,13 +776,16 @@ freshet_result pool_join(struct pool *pool, const struct pool_member *member, in
 static void pool_leave(struct pool *pool)
 {
     struct pool_slot *slot = pool->slot;
+    char path[CONTROL_POOL_PATH];
     struct stat st;
     int fd;
 
     if (!slot || dir_lock(&pool->dir, clock_boot_ns() + CLOCK_NS_PER_S) != FRESHET_OK)
         return;
     (void)slot_hold(pool, slot, F_UNLCK);
-    fd = open(slot->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    memcpy(path, slot->path, sizeof path);
+    path[sizeof path - 1] = '\0';
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0 && !slot_held(pool, slot) && fstat(fd, &st) == 0 && st.st_dev == atomic_load(&slot->dev) &&
         st.st_ino == atomic_load(&slot->ino))
         slot_settle(pool, slot, fd);
@@ -847,8 +872,8 @@ bool pool_give(struct pool *pool, uint64_t keep)
     struct pool_slot *slot = pool->slot;
     uint64_t goal;
 
-    if (dir_lock(&pool->dir, clock_boot_ns() + LOCK_WAIT_NS) != FRESHET_OK)
-        return false;
+    if (dir_lock(&pool->dir, clock_boot_ns() + GIVE_WAIT_NS) != FRESHET_OK)
+        return true; /* not now */
     goal = slot_goal(pool, slot);
     if (more(goal, keep) < slot_share(pool, slot)) {
         STEP("pool_giving");
@@ -951,23 +976,50 @@ uint64_t pool_measure(int dirfd)
     return fd < 0 ? 0 : measure_dir(fd, 2);
 }
 
+/* Write one page of a file, and count those that it then takes; 0: that cannot be. */
+static uint64_t probe_write(int fd, uint64_t page)
+{
+    static const uint8_t bytes[POOL_PAGE] = {1};
+    struct stat st;
+
+    if (pwrite(fd, bytes, sizeof bytes, (off_t)(page * POOL_PAGE)) != (ssize_t)sizeof bytes || fsync(fd) != 0 ||
+        fstat(fd, &st) != 0)
+        return 0;
+    return ((uint64_t)st.st_blocks * 512 + POOL_PAGE - 1) / POOL_PAGE;
+}
+
+/* Does a page in a hole take a page, and is a page given back when it is punched out?  NULL: so it is. */
+static const char *probe_doubt(int fd)
+{
+    int rc;
+
+    if (ftruncate(fd, (off_t)(PROBE_PAGES * POOL_PAGE)) != 0)
+        return strerror(errno);
+    if (probe_write(fd, PROBE_PAGES / 2) != 1)
+        return "a page takes more memory than a page: is it mounted with huge pages, or large blocks?";
+    do
+        rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(PROBE_PAGES / 2 * POOL_PAGE), POOL_PAGE);
+    while (rc != 0 && errno == EINTR);
+    if (rc != 0)
+        return strerror(errno);
+    return probe_write(fd, PROBE_PAGES - 1) == 1 ? NULL : "what is punched out stays";
+}
+
 freshet_result pool_can_give(const struct dir *dir)
 {
-    int fd, rc, error;
+    const char *doubt;
+    int fd;
 
     (void)unlinkat(dir->fd, POOL_PROBE, 0);
     fd = openat(dir->fd, POOL_PROBE, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return fail(FRESHET_EIO, "%s/" POOL_PROBE " cannot be made: %s", dir->path, strerror(errno));
-    do
-        rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, POOL_PAGE);
-    while (rc != 0 && errno == EINTR);
-    error = errno;
+    doubt = probe_doubt(fd);
     close(fd);
     (void)unlinkat(dir->fd, POOL_PROBE, 0);
-    if (rc == 0)
+    if (!doubt)
         return FRESHET_OK;
     return fail(FRESHET_EDIR,
                 "%s cannot be in a pool: its file system does not take back parts of files (%s).  Put it on a tmpfs, "
-                "ext4, xfs or btrfs", dir->path, strerror(error));
+                "ext4, xfs or btrfs", dir->path, doubt);
 }

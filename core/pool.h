@@ -76,7 +76,8 @@ bool pool_ask(struct pool *pool, uint64_t pages);
 /* Pages to ask for at a time. */
 uint64_t pool_step(const struct pool *pool);
 /* Lower the share to the target, but not below `keep`.  Under the cache's own writer lock, with `keep` measured under
- * it: nobody of the cache's processes may be writing by the old share.  True: it is at the target. */
+ * it: nobody of the cache's processes may be writing by the old share.  True: it is at the target, or somebody has the
+ * pool's lock, which is not waited for. */
 bool pool_give(struct pool *pool, uint64_t keep);
 /* So many pages of the share could go and nothing else need. */
 void pool_spare(struct pool *pool, uint64_t pages);

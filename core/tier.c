@@ -80,6 +80,7 @@ struct tier {
     struct index index;
     struct key_space space;
     const uint8_t *base; /* the map's */
+    bool gives;          /* free pages back to the system */
     uint64_t size, limit;
     uint32_t pages;
     struct tier_txn writing;
@@ -413,12 +414,28 @@ static inline freshet_result index_read(const struct tier *tier, const struct ke
     return FRESHET_MISS;
 }
 
+/* Where free pages are given back to the system, a late look at one could be SIGBUS: a snapshot keeps them. */
+static __attribute__((noinline)) freshet_result read_entered(struct tier *tier, const struct key *key,
+                                                             struct record *ret_record, freshet_buf *buf)
+{
+    struct map_reader *reader;
+    freshet_result result = map_enter(tier->map, &reader);
+
+    if (result != FRESHET_OK)
+        return result;
+    result = index_read(tier, key, ret_record, buf);
+    map_leave(tier->map, reader);
+    return result;
+}
+
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf)
 {
     if (buf)
         buf->size = 0; /* also: nothing that growing would have to keep */
     if (__builtin_expect(atomic_load_explicit(&tier->map->failed, memory_order_relaxed), 0))
         return fail(FRESHET_EIO, "the map has failed and waits to be opened again");
+    if (__builtin_expect(tier->gives, 0))
+        return read_entered(tier, key, ret_record, buf);
     return index_read(tier, key, ret_record, buf);
 }
 
@@ -1616,6 +1633,11 @@ uint64_t tier_least(uint64_t size)
 uint64_t tier_free_pages(struct tier_txn *txn)
 {
     return map_pages_free(txn->tier->map, txn->txn);
+}
+
+void tier_will_give(struct tier *tier)
+{
+    tier->gives = true;
 }
 
 void tier_give_back(struct tier_txn *txn, uint64_t pages)

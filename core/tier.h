@@ -137,6 +137,8 @@ uint64_t tier_least(uint64_t size);
  * that has written nothing yet. */
 uint64_t tier_free_pages(struct tier_txn *txn);
 void tier_give_back(struct tier_txn *txn, uint64_t pages);
+/* Some process of the cache may do so from now on: reads hold a snapshot meanwhile.  Before any reads. */
+void tier_will_give(struct tier *tier);
 /* After FRESHET_ENOSPC: was it the file system that had no more? */
 bool tier_disk_full(const struct tier *tier);
 /* Free reader slots of dead processes; how many. */

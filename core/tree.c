@@ -10,6 +10,7 @@
 
 #include <bytes.h>
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@ struct looking {
     uint64_t branches, leaves, rows; /* of the tree, met so far */
     uint64_t every;            /* which leaves are looked at */
     const char *fault;
+    int error; /* of this process, and not the tree's fault */
 };
 
 static uint32_t get16(const uint8_t *bytes)
@@ -45,6 +47,13 @@ static bool wrong(struct looking *looking, const char *fault)
 {
     looking->fault = fault;
     return false;
+}
+
+/* It could not be looked at. */
+static bool failed(struct looking *looking, int error)
+{
+    looking->error = error;
+    return wrong(looking, "it cannot be looked at");
 }
 
 static bool is_page(const struct looking *looking, uint64_t number)
@@ -69,10 +78,14 @@ static bool pages_take(struct looking *looking, uint64_t number, uint64_t pages)
 
 static bool page_read(struct looking *looking, uint64_t number, uint32_t flags, uint8_t page[PAGE])
 {
+    ssize_t got;
+
     if (!pages_take(looking, number, 1))
         return false;
-    if (pread(looking->fd, page, PAGE, (off_t)(number * PAGE)) != (ssize_t)PAGE)
-        return wrong(looking, "a page of its tree cannot be read");
+    if ((got = pread(looking->fd, page, PAGE, (off_t)(number * PAGE))) < 0)
+        return failed(looking, errno);
+    if (got != (ssize_t)PAGE)
+        return wrong(looking, "a page of its tree lies behind its end");
     if (bytes_get64(page) != number || get16(page + 10) != flags)
         return wrong(looking, "a page of its tree is none");
     return true;
@@ -83,9 +96,9 @@ static bool page_read(struct looking *looking, uint64_t number, uint32_t flags, 
 /* A count, and so many page numbers, each below the one before. */
 static bool list_is_sane(struct looking *looking, const uint8_t *bytes, uint64_t size)
 {
-    uint64_t count = size >= 8 ? bytes_get64(bytes) : UINT64_MAX, before = UINT64_MAX;
+    uint64_t count = size >= 8 ? bytes_get64(bytes) : 0, before = UINT64_MAX;
 
-    if (size % 8 != 0 || count > size / 8 - 1)
+    if (size < 8 || size % 8 != 0 || count > size / 8 - 1)
         return wrong(looking, "a list of its free pages is damaged");
     for (uint64_t i = 1; i <= count; i++) {
         uint64_t number = bytes_get64(bytes + 8 * i);
@@ -103,6 +116,7 @@ static bool run_is_sane(struct looking *looking, uint64_t number, uint64_t size)
 {
     uint64_t pages = (PAGE_HEAD - 1 + size) / PAGE + 1;
     uint8_t *run;
+    ssize_t got;
     bool good;
 
     if (!pages_take(looking, number, pages))
@@ -110,10 +124,13 @@ static bool run_is_sane(struct looking *looking, uint64_t number, uint64_t size)
     if (looking->kind == TREE_ROWS)
         return true; /* its own head is looked at when it is used */
     if (!(run = malloc(pages * PAGE)))
-        return wrong(looking, "there is no memory to look at it");
-    good = pread(looking->fd, run, pages * PAGE, (off_t)(number * PAGE)) == (ssize_t)(pages * PAGE) &&
-           bytes_get64(run) == number && get16(run + 10) == FLAG_RUN && bytes_get32(run + 12) == pages;
-    if (!good)
+        return failed(looking, ENOMEM);
+    got = pread(looking->fd, run, pages * PAGE, (off_t)(number * PAGE));
+    good = got == (ssize_t)(pages * PAGE) && bytes_get64(run) == number && get16(run + 10) == FLAG_RUN &&
+           bytes_get32(run + 12) == pages;
+    if (got < 0)
+        failed(looking, errno);
+    else if (!good)
         wrong(looking, "a list of its free pages is none");
     good = good && list_is_sane(looking, run + PAGE_HEAD, size);
     free(run);
@@ -236,18 +253,19 @@ static bool tree_is_sane(struct looking *looking, enum tree_kind kind, const str
     return true;
 }
 
-const char *tree_fault(int fd, const struct tree trees[2], uint64_t last_page)
+const char *tree_fault(int fd, const struct tree trees[2], uint64_t last_page, int *ret_error)
 {
     struct looking looking = {.fd = fd, .last_page = last_page, .every = 1};
 
     if (trees[TREE_ROWS].leaves > TREE_LEAVES_MOST)
         looking.every = trees[TREE_ROWS].leaves / TREE_LEAVES_MOST + 1;
     else if (!(looking.taken = calloc(1, last_page / 8 + 1)))
-        return "there is no memory to look at it";
-    if (tree_is_sane(&looking, TREE_ROWS, &trees[TREE_ROWS])) {
+        (void)failed(&looking, ENOMEM);
+    if (!looking.fault && tree_is_sane(&looking, TREE_ROWS, &trees[TREE_ROWS])) {
         looking.every = 1;
         (void)tree_is_sane(&looking, TREE_FREE, &trees[TREE_FREE]);
     }
     free(looking.taken);
+    *ret_error = looking.error;
     return looking.fault;
 }

@@ -22,7 +22,8 @@ struct tree {
 };
 
 /* NULL when both trees in the file may be walked and written, else why not; `last_page` is the last one in use.  Nobody
- * may use their pages again meanwhile: a snapshot is to be held. */
-const char *tree_fault(int fd, const struct tree trees[2], uint64_t last_page);
+ * may use their pages again meanwhile: a snapshot is to be held.  *ret_error: errno where it was not to be found out,
+ * which says nothing about the trees; else 0. */
+const char *tree_fault(int fd, const struct tree trees[2], uint64_t last_page, int *ret_error);
 
 #endif

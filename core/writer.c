@@ -75,7 +75,7 @@
 #define ASK_EVERY_NS (10 * CLOCK_NS_PER_MS)
 #define NEAR_SHARE 16u       /* of the pool: a key that comes back within so many bytes of fills would have been kept */
 #define CLOSE_WAIT_NS (2 * CLOCK_NS_PER_S)
-#define REST_NS CLOCK_NS_PER_MS /* between batches; a fill a millisecond late costs a fetch at most */
+#define REST_NS CLOCK_NS_PER_MS /* between batches; a fill so late costs a fetch, seldom a load, at most */
 #define REST_SHARE 2u           /* unless this part of a batch, or of the queue, has gathered */
 
 /* What has become of a put that compares: its caller and the thread each hold it. */
@@ -612,8 +612,11 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
 
     *ret_taken = most;
     if (item && tier_pages(&item->record) > LARGE_PAGES) {
-        if (w->pool)
+        if (w->pool) { /* who has room to be had need not let everything go for it */
+            w->pressed = true;
+            w->asked_ns = 0;
             writer_ask(w, tier_pages(&item->record) + pool_step(w->pool));
+        }
         writer_make_room(w, tier_pages(&item->record), 0);
     }
     if ((result = writer_begin(w, &txn)) != FRESHET_OK)
@@ -766,7 +769,7 @@ static void writer_tend(struct writer *w)
         writer_usage(w, txn, &usage);
         tier_drop(txn);
     }
-    pool_tend(w->pool, w->fixed + w->beside + SHARE_FLOOR);
+    pool_tend(w->pool, w->fixed + w->beside + (w->fixed + w->beside) / SHARE_SLACK_PART + SHARE_SLACK + SHARE_FLOOR);
     w->pressed |= pool_share(w->pool) < pool_minimum(w->pool);
     writer_ask(w, pool_step(w->pool));
     writer_give(w, GIVE_ROUNDS);
@@ -851,10 +854,6 @@ static void writer_write(struct writer *w, struct item *batch, uint32_t count, u
             taken = 1; /* no transaction for it */
         else
             taken = writer_write_some(w, item, left);
-        if (w->pool && !writer_must_end(w)) {
-            writer_ask(w, pool_step(w->pool));
-            writer_give(w, GIVE_ROUNDS_BUSY);
-        }
         for (left -= taken; taken > 0; taken--) {
             ticket = item->ticket;
             item = item->next;
@@ -864,6 +863,10 @@ static void writer_write(struct writer *w, struct item *batch, uint32_t count, u
     queue_finish(w, ticket, count, bytes);
     pthread_mutex_unlock(&w->lock);
     items_free(batch);
+    if (w->pool && !writer_must_end(w)) { /* behind all that somebody may wait for */
+        writer_ask(w, pool_step(w->pool));
+        writer_give(w, GIVE_ROUNDS_BUSY);
+    }
 }
 
 /* CLOCK_MONOTONIC at which CLOCK_BOOTTIME will be `deadline_ns`, as long as the host does not sleep. */

@@ -459,6 +459,11 @@ uint64_t tier_free_pages(struct tier_txn *txn)
     return 0;
 }
 
+void tier_will_give(struct tier *tier)
+{
+    (void)tier;
+}
+
 void tier_give_back(struct tier_txn *txn, uint64_t pages)
 {
     (void)txn;

@@ -19,6 +19,7 @@
 #define SIZE (16 * MIB)
 #define PAGES (SIZE / POOL_PAGE)
 #define LEAST 256u
+#define SETTLED(held) ((held) + (held) / 64 + 64) /* what is left to a cache without a process */
 #define SLOT_AT(i) (512 + (off_t)(i)*448) /* in the file */
 #define SLOT_MINIMUM 32
 #define SLOT_SHARE 48
@@ -128,7 +129,7 @@ TEST(a_cache_comes_with_its_minimum_and_leaves_nothing_behind_that_it_does_not_h
     EXPECT_EQ(pool_share(a.pool), 2024);
     hold(home, 1500);
     stage_close(&a);
-    EXPECT_EQ(pool_free(b.pool), PAGES - 1500 - LEAST); /* what it holds */
+    EXPECT_EQ(pool_free(b.pool), PAGES - SETTLED(1500) - LEAST); /* what it holds */
     hold(home, 100);
     stage_open(&a, pool, home, 0); /* the minimum is remembered */
     EXPECT_EQ(pool_minimum(a.pool), 1024);
@@ -302,7 +303,7 @@ TEST(the_dead_keep_what_they_hold_until_their_directory_is_gone)
     EXPECT_EQ(pool_free(b.pool), PAGES - 3500);
     test_kill(child, SIGKILL);
     stage_open(&c, pool, fresh_dir(), 500); /* now it is what its files hold */
-    EXPECT_EQ(pool_free(c.pool), PAGES - 1200 - 1000);
+    EXPECT_EQ(pool_free(c.pool), PAGES - SETTLED(1200) - 1000);
     stage_close(&c);
     snprintf(name, sizeof name, "%s/control", home);
     EXPECT_EQ(unlink(name), 0);
@@ -564,7 +565,8 @@ TEST(descriptors_that_the_program_has_closed_are_opened_again)
         if (fd != a.dir.fd && fd != a.dir.lock_fd)
             (void)close(fd);
     EXPECT(!pool_ask(a.pool, 100)); /* without its lock nothing is changed */
-    EXPECT(!pool_give(a.pool, 0));
+    EXPECT(pool_give(a.pool, 0)); /* nor waited for */
+    EXPECT_EQ(pool_share(a.pool), 300);
     pool_tend(a.pool, 0);
     EXPECT(pool_ask(a.pool, 100));
     stage_open(&b, pool, fresh_dir(), 300); /* and the slot is held again */
@@ -596,4 +598,23 @@ TEST(pages_can_be_given_back_here)
     EXPECT_EQ(dir_open(&dir, fresh_dir(), NULL), FRESHET_OK);
     EXPECT_EQ(pool_can_give(&dir), FRESHET_OK);
     dir_close(&dir);
+}
+
+TEST(a_cache_that_was_moved_is_found_where_it_is)
+{
+    const char *pool = fresh_dir(), *home = fresh_dir();
+    char moved[300];
+    struct stage a, b;
+
+    stage_open(&a, pool, home, 300);
+    hold(home, 1000);
+    stage_close(&a);
+    snprintf(moved, sizeof moved, "%s-moved", home);
+    EXPECT(rename(home, moved) == 0);
+    stage_open(&a, pool, moved, 300); /* the same directory under another name */
+    stage_close(&a);
+    stage_open(&b, pool, fresh_dir(), 300);
+    EXPECT(pool_free(b.pool) <= PAGES - 1000 - 300);
+    stage_close(&b);
+    EXPECT(rename(moved, home) == 0);
 }

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <tier.h>
+#include <tree.h>
 #include <unistd.h>
 
 #define MIB (1ull << 20)
@@ -2197,4 +2198,13 @@ TEST(more_threads_than_pooled_readers_read_what_one_writes)
     EXPECT(facts.readers >= 1 && facts.readers <= 64 && facts.rows == 50 && facts.size == 8 * MIB);
     EXPECT(facts.used_bytes > 50 * 200 && facts.used_bytes < 2 * MIB);
     tier_close(crowd.tier);
+}
+
+TEST(what_cannot_be_looked_at_is_not_taken_for_damaged)
+{
+    const struct tree trees[2] = {{.root = 2, .depth = 1, .leaves = 1, .rows = 1}, {.root = UINT64_MAX}};
+    int error = 0;
+
+    EXPECT(tree_fault(-1, trees, 100, &error) != NULL);
+    EXPECT_EQ(error, EBADF);
 }
