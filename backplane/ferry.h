@@ -2,8 +2,9 @@
  * ferry.h - one question for the records of many callers: threads that fetch at the same time share a round trip.
  *
  * What each gets was read after it asked, in one atomic step with the head; a caller whose deadline passes goes its own
- * way; and one whose company came to nothing is told to ask alone.  For threads; a fiber (core's fiber.h) asks on its own, since one that shares its
- * thread with a host program's events may be held up for long, and others would be with it.
+ * way; and one whose company came to nothing is told to ask alone.  For threads; a fiber (core's fiber.h) asks on its
+ * own, since one that shares its thread with a host program's events may be held up for long, and others would be with
+ * it.
  */
 #ifndef BACKPLANE_FERRY_H
 #define BACKPLANE_FERRY_H

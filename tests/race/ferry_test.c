@@ -1,6 +1,6 @@
 /*
- * ferry_test.c - callers who share a round trip: each gets its own answer, read after it asked, and whom another's short
- * deadline, broken connection or large value has cost an answer is told to ask alone.
+ * ferry_test.c - callers who share a round trip: each gets its own answer, read after it asked, and whom another's
+ * short deadline, broken connection or large value has cost an answer is told to ask alone.
  *
  * Gates at the ferry's steps hold boats at the pier and on their way, so that who shares with whom is not left to luck.
  */
