@@ -975,8 +975,8 @@ static void give_record(struct giving *giving, const MDB_val *row)
 /* LMDB may write over a page that transaction t has freed as soon as t is below every snapshot, its own being the
  * last commit.  That is what is given back here, under the same lock: whatever may look at such a page must be ready
  * for it to be written over now, and so it is for zeros.  (But on a tmpfs that is full a look at a page that was given
- * back is SIGBUS; so where pages are given back readers hold a snapshot too, tier_will_give.)  LMDB itself never reads a
- * free page: it makes a new one in memory, and writes it whole.  A transaction takes from the free list when it first
+ * back is SIGBUS; so where pages are given back readers hold a snapshot too, tier_will_give.)  LMDB itself never reads
+ * a free page: it makes a new one in memory, and writes it whole.  A transaction takes from the free list when it first
  * needs a page, so one that has written nothing has taken nothing.  The list can be looked at in a snapshot only; that
  * of now is the same. */
 void map_give_back(struct map *map, MDB_txn *txn, uint64_t pages)
