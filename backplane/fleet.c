@@ -421,8 +421,6 @@ static void fleet_free(struct fleet *fleet)
     if (!fleet)
         return;
     guards_fini(&fleet->guards);
-    for (uint32_t p = 0; p < fleet->facts.partitions; p++)
-        ferry_close(fleet->ferries[p]);
     lines_close(fleet->lines);
     if (fleet->keyring)
         keyring_close(fleet->keyring);
@@ -471,9 +469,6 @@ static freshet_result fleet_make(struct fleet **ret_fleet, struct remote_host *h
     if (result == FRESHET_OK)
         result = lines_open(&fleet->lines, &fleet->url, fleet->connect_ms,
                             fleet->facts.value_max + (size_t)FLEET_REPLY_ROOM);
-    for (uint32_t p = 0; result == FRESHET_OK && p < fleet->facts.partitions; p++)
-        if (!(fleet->ferries[p] = ferry_open(&fleet->url, fleet->lines, fleet->names[p].head)))
-            result = remote_fail(FRESHET_ENOMEM, "no memory to join");
     if (result == FRESHET_OK &&
         (!(fleet->url_given = strdup(url)) || !(fleet->keyring_path = strdup(options->keyring))))
         result = remote_fail(FRESHET_ENOMEM, "no memory to join");

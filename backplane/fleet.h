@@ -9,7 +9,6 @@
 #define BACKPLANE_FLEET_H
 
 #include <answer.h>
-#include <ferry.h>
 #include <freshet_fleet.h>
 #include <guard.h>
 #include <keyring.h>
@@ -63,7 +62,6 @@ struct fleet {
     bool resolved;
     struct keyring *keyring;
     struct lines *lines;
-    struct ferry *ferries[FRESHET_PARTITIONS_MAX]; /* fetches by threads, on the same lines */
     uint64_t writer; /* who we are in frames, and in the subscriber's seat */
 
     /* any thread */

@@ -182,24 +182,20 @@ static freshet_result store_ask_tags(struct fleet *fleet, uint32_t partition, co
 
 /* ---- fetch ---- */
 
-/* A string of the reply, which has `count` records and the head. */
-static const struct resp *store_bulk(const struct ferried *got, size_t n)
+static const struct resp *store_bulk(const struct resp *reply, size_t n)
 {
-    const struct resp *reply = got->reply;
-
-    if (reply->type != RESP_ARRAY || reply->count != got->count + 1 || !reply->items[n] ||
-        reply->items[n]->type != RESP_STRING)
+    if (reply->type != RESP_ARRAY || reply->count != 2 || !reply->items[n] || reply->items[n]->type != RESP_STRING)
         return NULL;
     return reply->items[n];
 }
 
-/* The record and the head as Redis gave them.  *ret_again: not of the page's history, or its clock is not known yet. */
-static freshet_result store_fetched(struct fleet *fleet, const struct remote_key *key, const struct ferried *got,
+/* {record, head} as Redis gave it.  *ret_again: not of the page's history, or its clock is not known yet. */
+static freshet_result store_fetched(struct fleet *fleet, const struct remote_key *key, const struct resp *reply,
                                     const struct remote_part *page, const struct renew_proof *proof,
                                     struct stored_head *head, struct remote_answer *answer, freshet_buf *buf,
                                     bool *ret_again)
 {
-    const struct resp *reply = got->reply, *record = store_bulk(got, got->place), *text = store_bulk(got, got->count);
+    const struct resp *record = store_bulk(reply, 0), *text = store_bulk(reply, 1);
     bool whole = text && stored_head_decode(head, text->text, text->size);
 
     answer->found = REMOTE_NONE;
@@ -227,28 +223,14 @@ static bool store_proven(struct fleet *fleet, uint32_t partition, int64_t bound_
     return page.proven_ns != 0 && fleet_now_ns() - page.proven_ns < bound_ns / 4 * 3;
 }
 
-/* Ask for a record and the head: a thread in company where that can be, a fiber alone. */
-static freshet_result store_ask(struct fleet *fleet, const struct remote_key *key, int64_t deadline_ns,
-                                struct ferried *ret_got, struct resp **ret_reply)
-{
-    const struct fleet_names *names = &fleet->names[key->partition];
-    char name[FLEET_NAME_SIZE];
-    const char *argv[] = {"MGET", name, names->head};
-    size_t sizes[] = {4, fleet_record_name(names, key->hash, name), strlen(names->head)};
-    freshet_result result;
-
-    if (!remote_wait_is_aside() &&
-        ferry_ask(fleet->ferries[key->partition], name, sizes[1], deadline_ns, ret_got, &result))
-        return result;
-    result = lines_ask(fleet->lines, 3, argv, sizes, deadline_ns, ret_reply, NULL);
-    *ret_got = (struct ferried){.reply = *ret_reply, .count = 1};
-    return result;
-}
-
 freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t bound_ns, int64_t deadline_ns,
                            struct remote_answer *answer, freshet_buf *buf)
 {
     struct fleet *fleet = remote;
+    const struct fleet_names *names = &fleet->names[key->partition];
+    char name[FLEET_NAME_SIZE];
+    const char *argv[] = {"MGET", name, names->head};
+    size_t sizes[] = {4, fleet_record_name(names, key->hash, name), strlen(names->head)};
     freshet_result result = FRESHET_OK;
     bool again = true, look;
 
@@ -258,7 +240,6 @@ freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t b
         struct renew_proof proof = {0};
         struct stored_head head;
         struct remote_part page;
-        struct ferried got = {0};
         struct resp *reply = NULL;
 
         if ((round > 0 || look) &&
@@ -266,12 +247,10 @@ freshet_result store_fetch(void *remote, const struct remote_key *key, int64_t b
             break;
         remote_part(fleet->host, key->partition, &page);
         answer->asked_ns = 0;
-        result = store_ask(fleet, key, deadline_ns, &got, &reply);
+        result = lines_ask(fleet->lines, 3, argv, sizes, deadline_ns, &reply, NULL);
         if (result == FRESHET_OK)
-            result = store_fetched(fleet, key, &got, &page, &proof, &head, answer, buf, &again);
+            result = store_fetched(fleet, key, reply, &page, &proof, &head, answer, buf, &again);
         resp_free(reply);
-        if (got.boat)
-            ferry_done(fleet->ferries[key->partition], &got);
         if (result == FRESHET_OK && !again && answer->found == REMOTE_RECORD &&
             store_tags_matter(&head, &answer->record, &page))
             result = store_ask_tags(fleet, key->partition, &head, deadline_ns, answer);
