@@ -62,17 +62,19 @@ static void fill(struct stage *stage, uint32_t first, uint32_t count)
 /* Is it there, and every byte right?  A wrong one fails the test. */
 static bool has(const struct stage *stage, uint32_t name)
 {
-    static _Thread_local freshet_buf buf;
+    freshet_buf buf = {0};
     uint8_t wanted[VALUE];
     struct record record;
     struct key key;
+    bool found;
 
     key_make(&key, &stage->space, &name, sizeof name);
-    if (tier_read(stage->tier, &key, &record, &buf) != FRESHET_OK)
-        return false;
-    value_make(wanted, name);
-    EXPECT(buf.size == VALUE && memcmp(buf.data, wanted, VALUE) == 0);
-    return true;
+    if ((found = tier_read(stage->tier, &key, &record, &buf) == FRESHET_OK)) {
+        value_make(wanted, name);
+        EXPECT(buf.size == VALUE && memcmp(buf.data, wanted, VALUE) == 0);
+    }
+    freshet_buf_free(&buf);
+    return found;
 }
 
 static struct tier_fate drop(const struct tier_entry *entry, void *arg)
