@@ -677,23 +677,15 @@ static bool place_is_met(const struct tier *tier, uint64_t place)
            (hand & ((UINT64_C(1) << NUMBER_BITS) - 1));
 }
 
-static void count_in(const struct tier *tier, uint64_t place, uint64_t bytes)
+/* A record comes in (index_add) or leaves (index_subtract): so it is counted, and where the sweep has been already. */
+static void count(const struct tier *tier, void (*change)(const struct tier *, enum index_word, uint64_t),
+                  uint64_t place, uint64_t bytes)
 {
-    index_add(tier, INDEX_RECORDS, 1);
-    index_add(tier, INDEX_LIVE, bytes);
+    change(tier, INDEX_RECORDS, 1);
+    change(tier, INDEX_LIVE, bytes);
     if (place_is_met(tier, place)) {
-        index_add(tier, INDEX_MET, 1);
-        index_add(tier, INDEX_MET_LIVE, bytes);
-    }
-}
-
-static void count_out(const struct tier *tier, uint64_t place, uint64_t bytes)
-{
-    index_subtract(tier, INDEX_RECORDS, 1);
-    index_subtract(tier, INDEX_LIVE, bytes);
-    if (place_is_met(tier, place)) {
-        index_subtract(tier, INDEX_MET, 1);
-        index_subtract(tier, INDEX_MET_LIVE, bytes);
+        change(tier, INDEX_MET, 1);
+        change(tier, INDEX_MET_LIVE, bytes);
     }
 }
 
@@ -758,7 +750,7 @@ static void slot_clear(const struct tier *tier, _Atomic uint64_t *slot, uint64_t
 
     index_clear(slot);
     STEP("tier_cleared");
-    count_out(tier, place, bytes);
+    count(tier, index_subtract, place, bytes);
 }
 
 freshet_result tier_peek(struct tier_txn *txn, const struct key *key, struct record *ret_record,
@@ -1027,9 +1019,10 @@ static void publish_insert(struct tier *tier, const struct written *written)
     index_insert(&tier->index, &written->key, written->place, written->touched, place_hash, tier, &evicted);
     STEP("tier_inserted");
     tier->displaced += evicted != 0;
-    count_in(tier, written->place, written->bytes);
+    count(tier, index_add, written->place, written->bytes);
     if (evicted != 0)
-        count_out(tier, evicted, place_open(&run, tier, evicted, &record, &head) ? sheet_bytes(head, &record) : 0);
+        count(tier, index_subtract, evicted,
+              place_open(&run, tier, evicted, &record, &head) ? sheet_bytes(head, &record) : 0);
 }
 
 static void publish_move(struct tier *tier, const struct written *written, struct index_probe *probe,
@@ -1038,8 +1031,8 @@ static void publish_move(struct tier *tier, const struct written *written, struc
     atomic_store_explicit(index_touched(probe), written->touched, memory_order_relaxed);
     index_move(index_slot(probe), written->place);
     STEP("tier_moved");
-    count_in(tier, written->place, written->bytes);
-    count_out(tier, probe->word & PLACE_MASK, bytes_before);
+    count(tier, index_add, written->place, written->bytes);
+    count(tier, index_subtract, probe->word & PLACE_MASK, bytes_before);
 }
 
 /* A record that its writer has in hand: in the place of what it replaces. */

@@ -759,48 +759,9 @@ static uint64_t count_round(struct tier *tier, uint64_t *ret_bytes)
     return all;
 }
 
-TEST(records_and_their_bytes_are_counted_right_whatever_becomes_of_them)
-{
-    struct tier *tier = tier_at(fresh_dir(), 8 * MIB);
-    uint64_t state = 3, bytes;
-    uint8_t value[300] = {0};
-
-    for (int round = 0; round < 300; round++) {
-        uint64_t records, live;
-        uint32_t names[20];
-        struct tier_txn *txn;
-
-        EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-        for (int i = 0; i < 20; i++) {
-            struct record record;
-            struct key key;
-
-            names[i] = (uint32_t)(test_random(&state) % 500);
-            key_make(&key, &space, &names[i], sizeof names[i]);
-            record = record_for(&key, test_random(&state) % 300, (uint64_t)round << (test_random(&state) % 40));
-            if (i % 2) /* heads of other sizes on another sheet */
-                record.expires_ns = (int64_t)(test_random(&state) >> 2);
-            record.version = record.as_of;
-            record.writer = test_random(&state) % 2;
-            if (i % 5 == 4)
-                tier_delete(txn, &key);
-            else
-                EXPECT_EQ(tier_write(txn, &key, &record, value, (uint32_t)i % TIER_LOGS, 0), FRESHET_OK);
-        }
-        if (round % 2)
-            EXPECT_EQ(tend_in(txn, 20), FRESHET_OK);
-        EXPECT_EQ(tier_commit(txn), FRESHET_OK);
-        records = records_in(tier);
-        live = live_in(tier);
-        EXPECT_EQ(count_round(tier, &bytes), records);
-        EXPECT_EQ(bytes, live);
-        EXPECT(records_in(tier) == records && live_in(tier) == live);
-    }
-    tier_close(tier);
-}
-
-/* Fills of some of 500 keys, deletions, and a look at the tails, as they come. */
-static void stir(struct tier *tier, uint64_t *state, uint64_t round)
+/* Fills of some of 500 keys with heads of any size, deletions, and a look at so many sheets at the tails, as they
+ * come. */
+static void stir(struct tier *tier, uint64_t *state, uint64_t round, uint32_t sheets)
 {
     static const uint8_t value[300];
     uint32_t names[20];
@@ -813,15 +774,37 @@ static void stir(struct tier *tier, uint64_t *state, uint64_t round)
 
         names[i] = (uint32_t)(test_random(state) % 500);
         key_make(&key, &space, &names[i], sizeof names[i]);
-        record = record_for(&key, test_random(state) % 300, round << 8);
+        record = record_for(&key, test_random(state) % 300, round << (test_random(state) % 40));
+        if (i % 2) /* heads of other sizes on another sheet */
+            record.expires_ns = (int64_t)(test_random(state) >> 2);
+        record.version = record.as_of;
+        record.writer = test_random(state) % 2;
         if (i % 5 == 4)
             tier_delete(txn, &key);
         else
             EXPECT_EQ(tier_write(txn, &key, &record, value, (uint32_t)i % TIER_LOGS, 0), FRESHET_OK);
     }
     if (round % 2)
-        EXPECT_EQ(tend_in(txn, 6), FRESHET_OK);
+        EXPECT_EQ(tend_in(txn, sheets), FRESHET_OK);
     EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+}
+
+TEST(records_and_their_bytes_are_counted_right_whatever_becomes_of_them)
+{
+    struct tier *tier = tier_at(fresh_dir(), 8 * MIB);
+    uint64_t state = 3, bytes;
+
+    for (uint64_t round = 0; round < 300; round++) {
+        uint64_t records, live;
+
+        stir(tier, &state, round, 20);
+        records = records_in(tier);
+        live = live_in(tier);
+        EXPECT_EQ(count_round(tier, &bytes), records);
+        EXPECT_EQ(bytes, live);
+        EXPECT(records_in(tier) == records && live_in(tier) == live);
+    }
+    tier_close(tier);
 }
 
 TEST(wrong_counts_are_right_again_when_the_sweep_has_come_round)
@@ -836,7 +819,7 @@ TEST(wrong_counts_are_right_again_when_the_sweep_has_come_round)
         uint32_t asked, gone, sheets = 1 + (uint32_t)(test_random(&state) % 5), rounds = 0, steps = 0;
 
         for (int j = 0; j < 10; j++)
-            stir(tier, &state, ++round);
+            stir(tier, &state, ++round, 6);
         raw_index(&index, dir, 8 * MIB);
         for (int word = INDEX_RECORDS; word <= (int)INDEX_LIVE; word++)
             atomic_store(&index.words[word], wrong[i / 20]);
@@ -851,7 +834,7 @@ TEST(wrong_counts_are_right_again_when_the_sweep_has_come_round)
             rounds += tier_sweep(txn, sheets, add_bytes, &bytes, &asked, &gone);
             tier_drop(txn);
             if (rounds < 2)
-                stir(tier, &state, ++round); /* records come, leave and move on both sides of the hand */
+                stir(tier, &state, ++round, 6); /* records come, leave and move on both sides of the hand */
             EXPECT(++steps < 5000);
         }
         records = records_in(tier);
@@ -1441,7 +1424,7 @@ TEST(what_killed_writers_left_uncounted_the_next_sweep_counts)
     uint64_t state = 3, bytes, records, live;
 
     for (uint64_t round = 0; round < 60; round++) /* so that most fills replace something */
-        stir(tier, &state, round);
+        stir(tier, &state, round, 6);
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
         for (unsigned after = 0; after < 5; after++) {
             pid_t child = test_fork();
@@ -1454,13 +1437,13 @@ TEST(what_killed_writers_left_uncounted_the_next_sweep_counts)
                 step_hook = die_hook;
                 state += after;
                 for (uint64_t round = 100 * (i + 1) + after;; round++)
-                    stir(tier, &state, round);
+                    stir(tier, &state, round, 6);
             }
             while (waitpid(child, &status, 0) < 0)
                 EXPECT(errno == EINTR);
             EXPECT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
         }
-        stir(tier, &state, 100 * (i + 1) + 50);
+        stir(tier, &state, 100 * (i + 1) + 50, 6);
         records = records_in(tier);
         live = live_in(tier);
         EXPECT(count_round(tier, &bytes) != records || bytes != live); /* else nothing is shown here */
