@@ -9,7 +9,8 @@
  * Memory   What you pass in stays yours and may go when the call returns.  What comes out is copied into your own
  *          freshet_buf, which you may use again and free once.  Strings that come out live as long as is said.
  * Threads  A freshet serves any thread; a freshet_buf one thread at a time.  After fork() the child may go on using
- *          the freshet it inherited: the first call in the child opens the tier anew.
+ *          the freshet it inherited: the first call in the child opens the tier anew.  A thread must not be cancelled
+ *          (pthread_cancel) within a call, nor leave a callback by longjmp: what it had locked would stay so.
  * Time     Durations are milliseconds, deadlines are counted from the call.  No call waits beyond its deadline for
  *          another process, for Redis or for the disk; your own loader may take as long as it likes.
  * Options  Every options structure starts with its own size, set by FRESHET_INIT: a program compiled against an

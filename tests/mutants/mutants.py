@@ -369,7 +369,7 @@ MUTANTS = [
     mutant('no fence', 'core/servable.c',
            "    if (record->as_of < servable_word(control_fence(control, key->partition, key->slot)))\n"
            "        return VOID_FENCE;\n", "",
-           race('log_test.a_lost_last_message')),
+           unit('servable_test.below_its_fence')),
     mutant('what comes from Redis is as new as its arrival', 'core/freshet.c',
            "        .as_of = remote->as_of,", "        .as_of = (1ull << 53) - 1,",
            race('promotion_test.a_promotion_that_an_invalidation')),
