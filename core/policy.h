@@ -3,14 +3,15 @@
  * bytes and what it was told before.
  *
  * Records lie in two logs, each read again at its tail when room is needed.  All new ones enter the *small* log, a
- * seventh of the bytes: most are never read again and are gone before they could push out anything.  What is worth it
+ * sixth of the bytes: most are never read again and are gone before they could push out anything.  What is worth it
  * is copied to the *main* log, and at that one's tail again.  Worth is learnt, not decreed: a record found at a tail
  * is of a class (which log; was it read since it was written there; how often was its key wanted in the past), and of
  * every class it is known which share was wanted again within a lap of the main log: of those that were kept, by their
  * mark at the next tail; of those that were dropped, by a sample of ghosts.  The classes whose share, by the byte, is
- * above a threshold are kept, and the threshold moves so that about four bytes in ten that come to a tail leave.  So
- * one rule is a queue where only recent keys return (nothing is promoted that would not return), nearly a frozen set
- * where keys return in a loop longer than the tier, and ranks by frequency in between.
+ * above a threshold are kept, and the threshold moves so that as many bytes leave as come round *spent*: unread for a
+ * lap of the main log, or of a class that hardly ever returns.  So one rule is a queue with second chances where only
+ * recent keys return, nearly a frozen set where keys return in a loop longer than the tier, and ranks by frequency in
+ * between.
  *
  * How often a key was wanted is kept for some four times as many keys as there are records of 1 KiB: lines of 32 tags,
  * each with a level that grows by rarer and rarer steps (to 15, which is about 70 times) and is halved by a sweep that
@@ -71,7 +72,7 @@ enum policy_log policy_next(struct policy *policy, const uint64_t bytes[POLICY_L
 /* A record that may still be served was found at the tail of `log`.  True: append it to the main log, with *touch as
  * set here.  False: it leaves.  In the long run no more than POLICY_COPIES bytes are kept for one that leaves, and no
  * more than some 272 records of mean size in a row, so whoever asks until there is room comes to an end. */
-#define POLICY_COPIES 3u
+#define POLICY_COPIES 8u
 bool policy_judge(struct policy *policy, uint64_t hash, uint64_t bytes, enum policy_log log, uint8_t *touch);
 
 #endif

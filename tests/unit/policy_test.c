@@ -98,6 +98,43 @@ TEST(keys_that_return_soon_and_never_again_hit_as_with_lru)
         recency(distances[i]);
 }
 
+/* Requests of which each is for the key that was the so-and-so-manieth latest: how late tells all that can be known, so
+ * nothing is better than LRU.  `skew`: the later the rarer; else any of the latest `reach` is as likely.  One in
+ * `fresh` is for a new key. */
+static void stack(uint32_t reach, bool skew, uint32_t fresh)
+{
+    enum { COUNT = 300000 };
+    struct replay_trace trace = trace_new(COUNT, COUNT);
+    uint32_t *latest = replay_memory(COUNT, sizeof *latest), kept = 0, next = 0;
+    uint64_t random = reach;
+
+    while (trace.count < COUNT) {
+        uint32_t late = skew ? zipf(&random, reach) : (uint32_t)(replay_random(&random) % reach), key;
+
+        if (late < kept && replay_random(&random) % fresh != 0) {
+            key = latest[kept - 1 - late];
+            memmove(&latest[kept - 1 - late], &latest[kept - late], late * sizeof *latest);
+            latest[kept - 1] = key;
+        } else {
+            key = latest[kept++] = next++;
+        }
+        ask(&trace, key);
+    }
+    EXPECT(ours(&trace) > lru(&trace) - 0.5);
+    free(latest);
+    free(trace.keys);
+}
+
+TEST(where_only_recency_tells_anything_it_hits_as_with_lru)
+{
+    stack(ROOM / 2, false, 50);
+    stack(ROOM * 9 / 10, false, 50);
+    stack(ROOM * 3 / 2, false, 20);
+    stack(ROOM * 4, false, 20);
+    stack(ROOM * 2, true, 50);
+    stack(ROOM * 8, true, 20);
+}
+
 TEST(a_loop_longer_than_the_tier_hits_nearly_as_often_as_it_can)
 {
     static const uint32_t loops[] = {1050, 1200, 2000, 5000};
@@ -180,7 +217,7 @@ TEST(large_values_do_not_push_out_the_small)
     mine = replay(&trace, UINT64_C(1500) * ROOM);
     theirs = replay_lru(&trace, UINT64_C(1500) * ROOM);
     EXPECT(replay_percent(&trace, &mine) > replay_percent(&trace, &theirs) + 10);
-    EXPECT(mine.hit_bytes > theirs.hit_bytes * 9 / 10);
+    EXPECT(mine.hit_bytes > theirs.hit_bytes * 3 / 4); /* what that costs the large ones */
     EXPECT(mine.held <= UINT64_C(1500) * ROOM);
     EXPECT(mine.copied <= POLICY_COPIES * mine.filled);
     free(trace.keys);
