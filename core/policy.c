@@ -26,7 +26,8 @@
 
 #define ONE             UINT64_C(65536)
 #define KEPT_LEAST      (ONE / 2)        /* of the bytes at the tails, */
-#define KEPT_MOST       (ONE * 88 / 100) /* so that 7.3 bytes are copied for one that leaves; mostly 1.2 to 1.9 are */
+#define KEPT_MOST       (ONE * 88 / 100) /* so that at most 7.3 bytes are copied for one that leaves */
+#define KEPT_MOST_POOL  (ONE * 74 / 100) /* in a pool, where what a batch adds must be free beforehand */
 #define SPENT_FIRST     (ONE * 38 / 100) /* of the bytes at the tails */
 #define SPENT_SHARE     (ONE / 10)       /* of a class fewer of which return a record is spent, */
 #define SPENT_MEMORY    2u               /* which is remembered over so many times what the tier holds, */
@@ -48,7 +49,7 @@
 
 enum {
     W_CLOCK,
-    W_THRESHOLD,
+    W_THRESHOLD, /* 2^-32 */
     W_MEAN,
     W_MAIN_ALL,
     W_MAIN_NOW,
@@ -418,10 +419,12 @@ static uint64_t run_most(const struct policy *policy)
 }
 
 /* Which share of the bytes at the tails is to be kept, now that one more record, of this class and size, has come.  A
- * queue with second chances (CLOCK) lets go what comes round unread, and nothing else.  In amount so does this: as many
- * bytes leave as come to the main log's tail *spent*, unread or of a class that hardly ever returns; which ones leave
- * is chosen by worth.  So a lap is as long as in that queue, which is never far below LRU.  (With a share fixed for all
- * there were, where only recency tells anything, up to four points fewer hits than with LRU.) */
+ * queue with second chances (CLOCK) lets go what comes round unread, and nothing else.  In amount so does this, within
+ * the limits above: as many bytes leave as come to the main log's tail *spent*, unread or of a class that hardly ever
+ * returns; which ones leave is chosen by worth.  So a lap is about as long as in that queue, which mostly is not far
+ * below LRU.  (A share fixed for all cost several points where only recency tells anything.)  Where the limits or the
+ * small log's part are too much, it is up to three points below LRU: a set that nearly fits beside keys that come once;
+ * and up to twelve, where all that returns does so just before LRU would drop it. */
 static uint64_t spend(const struct policy *policy, unsigned class, uint64_t bytes)
 {
     uint64_t spent = clamp(word_get(policy, W_SPENT), 0, ONE << 16), mean = mean_size(policy),
@@ -435,7 +438,7 @@ static uint64_t spend(const struct policy *policy, unsigned class, uint64_t byte
     else
         spent -= spent * weight / memory;
     word_set(policy, W_SPENT, spent);
-    return clamp(ONE - (spent >> 16), KEPT_LEAST, KEPT_MOST);
+    return clamp(ONE - (spent >> 16), KEPT_LEAST, policy->near ? KEPT_MOST_POOL : KEPT_MOST);
 }
 
 /* Is a record of this class and size worth a lap of the main log?  Moves the threshold. */
@@ -443,11 +446,11 @@ static bool worth(const struct policy *policy, unsigned class, uint64_t bytes)
 {
     uint64_t mean = mean_size(policy), threshold = word_get(policy, W_THRESHOLD);
     uint64_t credit = clamp(word_get(policy, W_CREDIT), 0, policy->tier),
-             step = clamp(STEP * bytes / mean, 1, 8 * STEP), share = spend(policy, class, bytes);
+             step = (STEP << 8) * clamp(bytes * 256 / mean, 1, 8 * 256), share = spend(policy, class, bytes);
     bool keep;
 
-    threshold = threshold ? clamp(threshold, THRESHOLD_LEAST, THRESHOLD_MOST) : THRESHOLD_FIRST;
-    keep = class_share(policy, class) * mean >= threshold * bytes && credit + bytes <= run_most(policy);
+    threshold = threshold ? clamp(threshold, THRESHOLD_LEAST << 16, THRESHOLD_MOST << 16) : THRESHOLD_FIRST << 16;
+    keep = class_share(policy, class) * mean >= (threshold >> 16) * bytes && credit + bytes <= run_most(policy);
     /* Wanted once, kept for a lap, and not wanted in it: where keys return once or never, more laps of them would make
      * each too short for any to return. */
     if (class == class_of(POLICY_MAIN, false, 0) || class == class_of(POLICY_MAIN, false, 1))
@@ -459,7 +462,7 @@ static bool worth(const struct policy *policy, unsigned class, uint64_t bytes)
         threshold -= clamp(step * share / ONE, 0, threshold);
         credit -= clamp(POLICY_COPIES * bytes, 0, credit);
     }
-    word_set(policy, W_THRESHOLD, clamp(threshold, THRESHOLD_LEAST, THRESHOLD_MOST));
+    word_set(policy, W_THRESHOLD, clamp(threshold, THRESHOLD_LEAST << 16, THRESHOLD_MOST << 16));
     word_set(policy, W_CREDIT, credit);
     return keep;
 }

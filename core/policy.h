@@ -8,10 +8,10 @@
  * is of a class (which log; was it read since it was written there; how often was its key wanted in the past), and of
  * every class it is known which share was wanted again within a lap of the main log: of those that were kept, by their
  * mark at the next tail; of those that were dropped, by a sample of ghosts.  The classes whose share, by the byte, is
- * above a threshold are kept, and the threshold moves so that as many bytes leave as come round *spent*: unread for a
- * lap of the main log, or of a class that hardly ever returns.  So one rule is a queue with second chances where only
- * recent keys return, nearly a frozen set where keys return in a loop longer than the tier, and ranks by frequency in
- * between.
+ * above a threshold are kept, and the threshold moves so that as many bytes leave as come to the main log's tail
+ * *spent*: unread for a lap, or of a class that hardly ever returns.  So one rule is a queue with second chances where
+ * only recent keys return, nearly a frozen set where keys return in a loop longer than the tier, and ranks by frequency
+ * in between.
  *
  * How often a key was wanted is kept for some four times as many keys as there are records of 1 KiB: lines of 32 tags,
  * each with a level that grows by rarer and rarer steps (to 15, which is about 70 times) and is halved by a sweep that
@@ -70,8 +70,8 @@ enum policy_log policy_admit(struct policy *policy, uint64_t hash, uint64_t byte
 enum policy_log policy_next(struct policy *policy, const uint64_t bytes[POLICY_LOGS]);
 
 /* A record that may still be served was found at the tail of `log`.  True: append it to the main log, with *touch as
- * set here.  False: it leaves.  In the long run no more than POLICY_COPIES bytes are kept for one that leaves, and no
- * more than some 272 records of mean size in a row, so whoever asks until there is room comes to an end. */
+ * set here.  False: it leaves.  In the long run no more than POLICY_COPIES bytes are kept for one that leaves, and in a
+ * row no more than the bytes of some 272 records of mean size, so whoever asks until there is room comes to an end. */
 #define POLICY_COPIES 8u
 bool policy_judge(struct policy *policy, uint64_t hash, uint64_t bytes, enum policy_log log, uint8_t *touch);
 

@@ -47,7 +47,9 @@
 #define SHARE_FREE 16u      /* of the free pages one in so many may a batch take */
 #define SHARE_COPIES 6u     /* and its copies, ... */
 #define SHARE_COPIES_POOL 12u /* ... in a pool, where all that a transaction may add stays free */
-#define TAIL_SHEETS 64u     /* looked at by a batch, beside four for each that it writes */
+#define TAIL_SHEETS 64u     /* looked at by a batch, beside what the policy may look at for each that it writes */
+#define CHOOSE_ROUNDS 8u    /* transactions in which the policy makes room for a large record */
+#define LOOKED_POOL 4u      /* for each that is written, in a pool: copies cost room there */
 #define COPIES_LEAST 8u     /* sheets */
 #define SLACK_SHARE 4u      /* where this part of the reserve is gone nothing is copied any more */
 #define ROOM_SHEETS 64u     /* of a transaction that only makes room */
@@ -582,6 +584,12 @@ static uint64_t attempt_copies(const struct writer *w, const struct tier_usage *
     return (sheets < COPIES_LEAST ? COPIES_LEAST : sheets) * SHEET_ROOM;
 }
 
+/* How many sheets to look at when so many are written. */
+static uint32_t looked_most(const struct writer *w, uint64_t sheets)
+{
+    return TAIL_SHEETS + (w->pool ? LOOKED_POOL : POLICY_COPIES + 1) * (uint32_t)sheets;
+}
+
 /* Pages of records that an attempt may write: the fills that it takes, and copies, of which the last may be as large as
  * all before. */
 static uint64_t attempt_pages(const struct writer *w, const struct item *item, uint32_t most,
@@ -598,6 +606,61 @@ static uint64_t attempt_pages(const struct writer *w, const struct item *item, u
     return (fills > first ? fills : first) + copies + TIER_LOGS;
 }
 
+/* Would so many pages more be too much? */
+static bool writer_lacks(struct writer *w, uint64_t pages)
+{
+    struct tier_usage usage;
+    struct tier_txn *txn;
+
+    if (writer_begin(w, &txn) != FRESHET_OK)
+        return false;
+    writer_usage(w, txn, &usage);
+    tier_drop(txn);
+    return evict_excess(usage.used - usage.owed + pages, usage.all) > 0;
+}
+
+/* Delete in one transaction, as the policy says, what is too much with so many pages more. */
+static freshet_result writer_choose(struct writer *w, uint64_t pages)
+{
+    struct tally tally = {0};
+    struct judging judging = judging_begin(w, &tally);
+    struct tier_usage usage;
+    struct tier_txn *txn;
+    freshet_result result = writer_begin(w, &txn);
+    uint64_t budget;
+
+    if (result != FRESHET_OK)
+        return result;
+    writer_usage(w, txn, &usage);
+    judging.room = judging.most = attempt_copies(w, &usage);
+    budget = usage_free(&usage) / SHARE_FREE; /* of what is deleted too: that takes pages in the list of free ones */
+    budget = looked_most(w, pages < budget ? pages : budget);
+    if ((w->pool && (result = writer_admit(w, txn, attempt_pages(w, NULL, 0, &usage))) != FRESHET_OK) ||
+        (result = writer_evict(w, txn, pages, (uint32_t)budget, 0, &judging)) != FRESHET_OK) {
+        tier_drop(txn);
+        tally_count_gone(w->control, &tally);
+        return result;
+    }
+    return writer_commit(w, txn, &tally);
+}
+
+/* Make room for a record that is large beside what one batch may take.  Only if the policy does not come to an end in
+ * time, or can copy no more, does everything go that stands at the tails: so a tier of large records would be a queue
+ * in which nothing stays for being read. */
+static void writer_room_for_large(struct writer *w, uint64_t pages)
+{
+    bool done = false;
+
+    for (uint32_t round = 0; round < CHOOSE_ROUNDS && !writer_must_end(w) && writer_lacks(w, pages); round++) {
+        if (writer_choose(w, pages) != FRESHET_OK)
+            break;
+        done = true;
+    }
+    if (done)
+        writer_age(w);
+    writer_make_room(w, pages, 0);
+}
+
 /* Write up to `most` fills in one transaction, and delete what is then too much.  *ret_taken: how many were looked
  * at, all of them written or none. */
 static freshet_result writer_attempt(struct writer *w, const struct item *item, uint32_t most, uint32_t *ret_taken)
@@ -608,7 +671,6 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
     struct tier_txn *txn;
     uint64_t budget, spent = 0;
     freshet_result result;
-    uint32_t looked;
 
     *ret_taken = most;
     if (item && tier_pages(&item->record) > LARGE_PAGES) {
@@ -617,7 +679,7 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
             w->asked_ns = 0;
             writer_ask(w, tier_pages(&item->record) + pool_step(w->pool));
         }
-        writer_make_room(w, tier_pages(&item->record), 0);
+        writer_room_for_large(w, tier_pages(&item->record));
     }
     if ((result = writer_begin(w, &txn)) != FRESHET_OK)
         return result;
@@ -634,8 +696,8 @@ static freshet_result writer_attempt(struct writer *w, const struct item *item, 
             goto failed;
     }
     judging.room = judging.most = attempt_copies(w, &usage);
-    looked = TAIL_SHEETS + 4 * (uint32_t)((w->giving ? judging.room : spent) / SHEET_ROOM);
-    if ((result = writer_evict(w, txn, 0, looked, 0, &judging)) != FRESHET_OK)
+    result = writer_evict(w, txn, 0, looked_most(w, (w->giving ? judging.room : spent) / SHEET_ROOM), 0, &judging);
+    if (result != FRESHET_OK)
         goto failed;
     return writer_commit(w, txn, &tally);
 failed:

@@ -302,6 +302,49 @@ TEST(options_of_an_older_or_newer_program_are_understood)
     freshet_close(cache);
 }
 
+static freshet_result load_zeros(freshet_load_request *request, freshet_buf *value, void *arg)
+{
+    static const uint8_t zeros[300000];
+    const uint32_t *size = arg;
+
+    (void)request;
+    EXPECT(*size <= sizeof zeros);
+    return freshet_buf_set(value, zeros, *size);
+}
+
+/* In a tier full of others half a tier's worth of keys is read over and over, and of fifty requests one is for a key of
+ * which nobody asks again: how many of the second half hit, in percent.  Each fill is alone in its batch, but not those
+ * of the others, of which some come into the main log so. */
+static unsigned wanted_and_once(uint32_t size)
+{
+    enum { TIER = 64 << 20 };
+    uint32_t wanted = TIER / 2 / size, hits = 0, once = 0, requests = 50 * (TIER / size);
+    freshet_buf buf = {0};
+    uint64_t random = size;
+    freshet *cache;
+
+    EXPECT_EQ(open_with(&cache, fresh_dir(), TIER, 0), FRESHET_OK);
+    for (uint32_t i = 0; i < 2 * TIER / size + requests; i++) {
+        bool others = i < 2 * TIER / size || test_random(&random) % 50 == 0;
+        uint32_t key = others ? wanted + once++ : (uint32_t)(test_random(&random) % wanted);
+        freshet_answer answer = FRESHET_INIT(freshet_answer);
+
+        EXPECT_EQ(freshet_load(cache, &key, sizeof key, NULL, load_zeros, &size, &buf, &answer), FRESHET_OK);
+        hits += i >= 2 * TIER / size + requests / 2 && answer.source == FRESHET_FROM_TIER;
+        if (answer.source != FRESHET_FROM_TIER && (i >= 2 * TIER / size || i % 64 == 0))
+            EXPECT_EQ(freshet_flush(cache, 10000), FRESHET_OK);
+    }
+    EXPECT(stats_of(cache).evictions > 0);
+    freshet_buf_free(&buf);
+    freshet_close(cache);
+    return hits * 100 / (requests - requests / 2);
+}
+
+TEST(of_large_values_too_the_wanted_stay)
+{
+    EXPECT(wanted_and_once(56000) >= 90); /* with LRU 98; 26 when everything went that stood at the tails */
+}
+
 TEST(a_full_tier_is_never_an_error_and_never_above_its_size)
 {
     freshet *cache;
