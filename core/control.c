@@ -36,14 +36,17 @@
 #include <unistd.h>
 
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
-#define CONTROL_FORMAT 5u
+#define CONTROL_FORMAT 6u
 #define CONTROL_FORMAT_POOL (CONTROL_FORMAT | 256u) /* in a pool: what knows no pools must not write beside it */
-#define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
 #define CONTROL_PAGE_SIZE 4096u
 #define LATELY_NS (10u * (uint64_t)CLOCK_NS_PER_S)
 
+#define SHELF_SHARE        32u
+#define SHELF_SHARE_POOLED 256u
+#define SHELF_LEAST        4u /* sets */
+#define SHELF_MOST         1024u
 #define FENCES_LEAST 8192u
 #define FENCES_MOST (1u << 20)
 
@@ -53,7 +56,9 @@
 struct control_plan {
     uint64_t tier_size;
     uint32_t partitions, fence_slots;
-    size_t parts, outbox, recent, turns, guards, fences, tag_fences, policy, size; /* offsets in the file */
+    uint32_t shelf_count; /* of sets */
+    /* offsets in the file */
+    size_t parts, outbox, recent, turns, guards, fences, tag_fences, policy, shelf, sets, size;
 };
 
 /* The greatest power of two that is not above `x`, within bounds that are powers of two. */
@@ -80,8 +85,17 @@ static size_t control_align(size_t offset, size_t to)
     return (offset + to - 1) / to * to;
 }
 
+/* A thirty-second of the tier is the shelf's, up to what a processor's own cache holds, more or less; of a tier in a
+ * pool less, since the pool's size is that of each of its caches. */
+static uint32_t control_shelf_sets(uint64_t tier_size, bool pooled)
+{
+    uint64_t sets = tier_size / (pooled ? SHELF_SHARE_POOLED : SHELF_SHARE) / CONTROL_SHELF_SET;
+
+    return sets < SHELF_LEAST ? SHELF_LEAST : sets > SHELF_MOST ? SHELF_MOST : (uint32_t)sets;
+}
+
 /* `shape` is within its bounds: partitions up to FRESHET_PARTITIONS_MAX, so nothing here overflows. */
-static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
+static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions, bool pooled)
 {
     struct control_plan plan = {.tier_size = tier_size, .partitions = partitions};
 
@@ -94,7 +108,11 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
     plan.fences = control_align(plan.guards + CONTROL_GUARD_SLOTS * sizeof(uint64_t), CONTROL_PAGE_SIZE);
     plan.tag_fences = plan.fences + (size_t)partitions * plan.fence_slots * sizeof(uint64_t);
     plan.policy = control_align(plan.tag_fences + (size_t)partitions * CONTROL_TAG_SLOTS * sizeof(uint64_t), 64);
-    plan.size = control_align(plan.policy + policy_size(tier_size), CONTROL_PAGE_SIZE);
+    plan.shelf_count = control_shelf_sets(tier_size, pooled);
+    plan.shelf = control_align(plan.policy + policy_size(tier_size), 128);
+    plan.sets = control_align(plan.shelf + sizeof(struct control_shelf) +
+                                  plan.shelf_count * sizeof(struct control_shelf_line), CONTROL_PAGE_SIZE);
+    plan.size = plan.sets + (size_t)plan.shelf_count * CONTROL_SHELF_SET;
     return plan;
 }
 
@@ -102,7 +120,7 @@ static struct control_plan control_plan(uint64_t tier_size, uint32_t partitions)
 static struct control_plan control_plan_of(const struct control_shape *shape)
 {
     return control_plan(shape->tier_size ? shape->tier_size : CONTROL_TIER_SIZE_DEFAULT,
-                        shape->partitions ? shape->partitions : 1);
+                        shape->partitions ? shape->partitions : 1, shape->pool != 0);
 }
 
 size_t control_file_size(const struct control_shape *shape)
@@ -230,7 +248,7 @@ static const char *control_head_doubt(const struct control_head *head, uint64_t 
         head->partitions > FRESHET_PARTITIONS_MAX)
         return "its sizes make no sense";
 
-    struct control_plan plan = control_plan(head->tier_size, head->partitions);
+    struct control_plan plan = control_plan(head->tier_size, head->partitions, head->pool != 0);
 
     if (head->fence_slots != plan.fence_slots || head->file_size != plan.size)
         return "it has another version's tables";
@@ -257,16 +275,19 @@ static void control_identify(const struct control_head *head, const struct stat 
 /* Map the file and find its tables; the numbers come from a checked head or our own. */
 static bool control_map(struct control *control, int fd, const struct control_head *head)
 {
-    struct control_plan plan = control_plan(head->tier_size, head->partitions);
+    struct control_plan plan = control_plan(head->tier_size, head->partitions, head->pool != 0);
     struct stat st;
     uint8_t *base;
 
     if (fstat(fd, &st) != 0)
         return false;
     base = mmap(NULL, plan.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
     if (base == MAP_FAILED)
         return false;
+    if (mprotect(base + plan.sets, plan.size - plan.sets, PROT_READ) != 0) {
+        munmap(base, plan.size);
+        return false;
+    }
     *control = (struct control){
         .page = (struct control_page *)(void *)base,
         .size = plan.size,
@@ -280,6 +301,13 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .turns = (struct control_turn *)(void *)(base + plan.turns),
         .guards = (_Atomic uint64_t *)(void *)(base + plan.guards),
         .policy = base + plan.policy,
+        .shelf = (struct control_shelf *)(void *)(base + plan.shelf),
+        .shelf_lines = (struct control_shelf_line *)(void *)(base + plan.shelf + sizeof(struct control_shelf)),
+        .shelf_sets = base + plan.sets,
+        .shelf_offset = plan.sets,
+        .shelf_count = plan.shelf_count,
+        .dev = st.st_dev,
+        .ino = st.st_ino,
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
     };

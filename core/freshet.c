@@ -136,6 +136,9 @@ const char *freshet_dir(const freshet *cache)
 
 /* ---- one read, from door to door ---- */
 
+#define TOUCH_BITS 3u /* of hits on the shelf one in so many, as a power of two, counts as a read of the record */
+#define WISH_BITS  4u /* of other hits one in so many wishes that the record were there */
+
 struct reading {
     struct host *host;
     const struct remote_ops *ops; /* NULL: not joined */
@@ -149,6 +152,7 @@ struct reading {
     uint32_t deadline_ms;
     bool serve_stale;
     freshet_read_level level;
+    bool hashed;            /* `key` is complete */
     struct token_part need; /* at least this new; position 0: no claim */
     bool met;               /* Redis was seen to be as far */
     struct record record;
@@ -217,8 +221,18 @@ reading_start(struct reading *r, freshet *cache, const void *key, size_t key_siz
     r->level = FRESHET_READ_BOUNDED;
     r->need.epoch = r->need.position = 0;
     r->met = false;
-    key_make(&r->key, &r->host->control.space, key, key_size);
+    r->key.data = key;
+    r->key.size = (uint32_t)key_size;
+    r->hashed = false;
     return FRESHET_OK;
+}
+
+/* Who finds the key on the shelf needs no hash; all others do. */
+static inline __attribute__((always_inline)) void reading_hash(struct reading *r)
+{
+    if (!r->hashed)
+        key_make(&r->key, &r->host->control.space, r->key.data, r->key.size);
+    r->hashed = true;
 }
 
 /* Level and token, where they are given. */
@@ -232,6 +246,7 @@ static inline freshet_result reading_demand(struct reading *r, freshet_read_leve
     r->serve_stale |= level == FRESHET_READ_ANY;
     if (!text || !text[0])
         return FRESHET_OK;
+    reading_hash(r);
     if (!token_decode(&token, &r->host->control.space, r->host->shape.name, text))
         return fail(FRESHET_EINVAL, "the token is garbled, or of another cache");
     r->need = token.parts[r->key.partition];
@@ -362,6 +377,24 @@ static inline freshet_result read_counted(struct reading *r, freshet_result resu
 static inline __attribute__((always_inline)) freshet_result read_tier(struct reading *r, enum verdict *ret_verdict)
 {
     return read_counted(r, read_tier_uncounted(r, ret_verdict));
+}
+
+/* Is it the turn of this answer, one of 2^bits?  The clock's last bits are as good as a die. */
+static inline bool reading_draws(const struct reading *r, unsigned bits)
+{
+    return (uint64_t)r->judgement.now_ns * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits) == 0;
+}
+
+/* Ask the shelf.  True: the answer is there, and counted; some count for the policy too, as reads of the record. */
+static inline __attribute__((always_inline)) bool read_shelf(struct reading *r, freshet_result *ret_result)
+{
+    if (!shelf_read(&r->host->shelf, r->key.data, r->key.size, &r->key, &r->record, r->buf) ||
+        read_judged(r) != SERVABLE)
+        return false;
+    if (__builtin_expect(reading_draws(r, TOUCH_BITS), 0))
+        tier_touch(atomic_load_explicit(&r->host->tier, memory_order_acquire), &r->key);
+    *ret_result = read_counted(r, reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK));
+    return true;
 }
 
 /* The bound cannot be shown and Redis cannot be asked: what the policy says of a copy that is right in all else. */
@@ -528,9 +561,14 @@ static inline __attribute__((always_inline)) freshet_result read_first(struct re
 
     *ret_verdict = VOID_EPOCH;
     *ret_final = reading_passes_tier(r);
+    if (!*ret_final && !r->hashed && read_shelf(r, &result))
+        return result;
+    reading_hash(r);
     if (*ret_final)
         return r->ops ? read_latest(r) : FRESHET_MISS;
     result = read_tier(r, ret_verdict);
+    if ((result == FRESHET_OK || result == FRESHET_ABSENT) && reading_draws(r, WISH_BITS) && shelf_fits(&r->record))
+        shelf_wish(&r->host->shelf, &r->key);
     if (result == FRESHET_MISS && *ret_verdict == TOO_OLD && r->level == FRESHET_READ_ANY)
         result = read_stale(r);
     return result;
@@ -612,6 +650,7 @@ static freshet_result many_begin(struct many *many, freshet *cache)
 
         if (result != FRESHET_OK)
             return result;
+        reading_hash(r);
         __builtin_prefetch(tier_place(atomic_load_explicit(&r->host->tier, memory_order_acquire), &r->key));
         __builtin_prefetch(control_fence(&r->host->control, r->key.partition, r->key.slot));
     }
@@ -681,7 +720,10 @@ static freshet_result view_tier(struct reading *r, freshet_view_fn fn, void *arg
 {
     struct tier *tier = atomic_load_explicit(&r->host->tier, memory_order_acquire);
     struct tier_view view;
-    freshet_result result = tier_view(tier, &r->key, &r->record, &view);
+    freshet_result result;
+
+    reading_hash(r);
+    result = tier_view(tier, &r->key, &r->record, &view);
 
     *ret_verdict = VOID_EXPIRED;
     if (result != FRESHET_OK)

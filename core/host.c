@@ -243,6 +243,10 @@ static freshet_result host_open_tier(struct host *host)
     }
     if (tier && host->pool)
         tier_will_give(tier);
+    if (tier) {
+        shelf_open(&host->shelf, &host->control, host->dir.path);
+        tier_use_shelf(tier, &host->shelf);
+    }
     atomic_store(&host->tier, tier);
     return result;
 }
@@ -625,6 +629,8 @@ static freshet_result host_mend(struct host *host, struct writer *broken)
                       host->limit, &damaged);
     if (result == FRESHET_OK && host->pool)
         tier_will_give(tier);
+    if (result == FRESHET_OK)
+        tier_use_shelf(tier, &host->shelf);
     if (result == FRESHET_OK)
         result = dir_enter(&dir);
     dir_unlock(&dir);

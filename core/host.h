@@ -15,6 +15,7 @@
 #include <pool.h>
 #include <pthread.h>
 #include <remote.h>
+#include <shelf.h>
 #include <tier.h>
 #include <writer.h>
 
@@ -41,6 +42,7 @@ struct host {
     struct control control;
     struct control_shape shape;
     uint64_t limit; /* bytes of the largest key + value */
+    struct shelf shelf;
     _Atomic(struct tier *) tier;
     _Atomic(struct writer *) writer; /* NULL until the first fill */
     struct pool *pool; /* NULL: in none */

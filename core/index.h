@@ -109,6 +109,27 @@ static inline uint32_t place_offset(uint64_t place)
 
 /* ---- looking ---- */
 
+/* The copy is behind us, and what is looked at next comes after it, on every machine.  (ThreadSanitizer knows no
+ * fences; nor does it see what is copied.) */
+static inline void copy_ends(void)
+{
+#ifdef __SANITIZE_THREAD__
+    atomic_signal_fence(memory_order_acquire);
+#else
+    atomic_thread_fence(memory_order_acquire);
+#endif
+}
+
+/* The other side: that it begins is seen before anything of what is written next. */
+static inline void copy_changes(void)
+{
+#ifdef __SANITIZE_THREAD__
+    atomic_signal_fence(memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
 /* One after the other, the slots that may be a key's. */
 struct index_probe {
     uint64_t tag;

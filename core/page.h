@@ -2,10 +2,10 @@
  * page.h - the control page as it lies in the file, for control.c, outbox.c and turn.c alone.
  *
  *     head, 512 bytes, immutable | the host's words | partitions | outbox | recent | turns | guards | fences |
- *     tag fences | the policy's words
+ *     tag fences | the policy's words | the shelf's head and lines | the shelf's sets
  *
- * Each table starts on a cache line of its own, the fences on a page.  Everything after the head is atomics, zero at
- * first.
+ * Each table starts on a cache line of its own, the fences and the shelf's sets on a page.  Everything after the head
+ * is zero at first, and all but the sets is atomics.
  */
 #ifndef CORE_PAGE_H
 #define CORE_PAGE_H

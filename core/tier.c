@@ -32,6 +32,7 @@
 #include <map.h>
 #include <policy.h>
 #include <sheet.h>
+#include <shelf.h>
 #include <step.h>
 
 #include <stdio.h>
@@ -81,6 +82,7 @@ struct tier {
     struct key_space space;
     const uint8_t *base; /* the map's */
     bool gives;          /* free pages back to the system */
+    struct shelf *shelf; /* NULL: none */
     uint64_t size, limit;
     uint32_t pages;
     struct tier_txn writing;
@@ -320,16 +322,6 @@ static inline uint64_t log_indexed(const struct tier *tier, uint32_t log)
                            : 0;
 }
 
-/* The copy is behind us, on every machine.  (ThreadSanitizer knows no fences; nor does it see what is copied.) */
-static inline void copy_ends(void)
-{
-#ifdef __SANITIZE_THREAD__
-    atomic_signal_fence(memory_order_acquire);
-#else
-    atomic_thread_fence(memory_order_acquire);
-#endif
-}
-
 /* After the copy: do the slot and the table still lead to where it was taken from, and did they all along? */
 static inline bool run_still_there(const struct run *run, const struct index_probe *probe, uint64_t indexed)
 {
@@ -437,6 +429,15 @@ freshet_result tier_read(struct tier *tier, const struct key *key, struct record
     if (__builtin_expect(tier->gives, 0))
         return read_entered(tier, key, ret_record, buf);
     return index_read(tier, key, ret_record, buf);
+}
+
+void tier_touch(struct tier *tier, const struct key *key)
+{
+    struct index_probe probe;
+
+    index_begin(&probe, &tier->index, key);
+    while (index_next(&probe))
+        policy_touch(index_touched(&probe));
 }
 
 const void *tier_place(const struct tier *tier, const struct key *key)
@@ -1041,14 +1042,18 @@ static void publish_fill(struct tier *tier, const struct written *written, const
     struct index_probe probe;
     struct record old;
     uint64_t bytes, place;
+    bool there = slot_of_key(tier, &written->key, &old, &bytes, &probe);
 
-    if (!slot_of_key(tier, &written->key, &old, &bytes, &probe)) {
-        publish_insert(tier, written);
+    place = there ? probe.word & PLACE_MASK : 0;
+    if (there && (place == written->place || (place != written->old && !record_replaces(record, &old, record->epoch))))
         return;
-    }
-    place = probe.word & PLACE_MASK;
-    if (place != written->place && (place == written->old || record_replaces(record, &old, record->epoch)))
+    if (tier->shelf)
+        shelf_drop(tier->shelf, &written->key);
+    STEP("tier_dropped");
+    if (there)
         publish_move(tier, written, &probe, bytes);
+    else
+        publish_insert(tier, written);
 }
 
 static void publish_copy(struct tier *tier, const struct written *written)
@@ -1057,6 +1062,63 @@ static void publish_copy(struct tier *tier, const struct written *written)
 
     if (slot_of_place(tier, &written->key, written->old, &probe))
         publish_move(tier, written, &probe, written->bytes_before);
+}
+
+/* ---- the shelf ---- */
+
+void tier_use_shelf(struct tier *tier, struct shelf *shelf)
+{
+    tier->shelf = shelf;
+    shelf_belongs(shelf, tier->map->nonce, tier->map->fresh);
+}
+
+bool tier_wished(const struct tier *tier)
+{
+    return tier->shelf && shelf_due(tier->shelf);
+}
+
+/* The record of that hash, with its key and value, if it may lie on the shelf. */
+static bool record_of_hash(struct tier *tier, const uint8_t hash[16], struct key *ret_key, struct record *ret_record,
+                           const uint8_t **ret_value)
+{
+    struct index_probe probe;
+    struct key wanted;
+    const uint8_t *bytes;
+    struct run run;
+    uint32_t head;
+
+    key_from_hash(&wanted, &tier->space, hash);
+    index_begin(&probe, &tier->index, &wanted);
+    while (index_next(&probe)) {
+        if (!place_open(&run, tier, probe.word & PLACE_MASK, ret_record, &head) || !shelf_fits(ret_record) ||
+            !(bytes = run_whole(tier, &run, ret_record->key_size + ret_record->value_size)))
+            continue;
+        key_make(ret_key, &tier->space, bytes, ret_record->key_size);
+        *ret_value = bytes + ret_record->key_size;
+        if (memcmp(ret_key->hash, hash, sizeof ret_key->hash) == 0)
+            return true;
+    }
+    return false;
+}
+
+uint32_t tier_shelve(struct tier_txn *txn)
+{
+    struct tier *tier = txn->tier;
+    struct shelf_turn turn;
+
+    if (!tier->shelf || !shelf_turn_begin(tier->shelf, tier->map->nonce, &turn))
+        return 0;
+    for (uint32_t i = 0; i < SHELF_WISHES; i++) {
+        struct record record;
+        struct key key;
+        const uint8_t *value;
+        uint8_t hash[16];
+
+        if (shelf_wish_take(tier->shelf, i, hash) && record_of_hash(tier, hash, &key, &record, &value))
+            shelf_put(tier->shelf, &turn, &key, &record, value);
+    }
+    shelf_turn_end(tier->shelf, &turn);
+    return turn.put;
 }
 
 /* ---- how far a log is indexed ---- */

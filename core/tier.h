@@ -38,6 +38,9 @@ bool tier_intact(const struct tier *tier);
  * FRESHET_ENOMEM, FRESHET_EIO.  One that is found counts as used (policy.h). */
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf);
 
+/* The record counts as used, as if it had been read. */
+void tier_touch(struct tier *tier, const struct key *key);
+
 /* The line of memory that a read looks at first, to be fetched while something else is done. */
 const void *tier_place(const struct tier *tier, const struct key *key);
 
@@ -73,6 +76,10 @@ struct tier_fate {
     uint32_t log; /* to whose head it is copied; only at a tail */
     uint8_t touched;
 };
+
+struct shelf;
+/* Copies of the tier's records are on it from now on.  Before any write. */
+void tier_use_shelf(struct tier *tier, struct shelf *shelf);
 
 struct tier_txn;
 /* Wait for LMDB's writer lock (a stopped sibling may hold it: only ever the library's own thread waits here). */
@@ -115,6 +122,10 @@ freshet_result tier_tick(struct tier_txn *txn);
  * again, whatever killed writers left uncounted. */
 bool tier_sweep(struct tier_txn *txn, uint32_t sheets, tier_judge_fn judge, void *arg, uint32_t *ret_asked,
                 uint32_t *ret_gone);
+/* Has a reader of this process wished for something there, and is it time? */
+bool tier_wished(const struct tier *tier);
+/* Put on the shelf what this process's readers wished for, in a transaction that has written nothing; how many. */
+uint32_t tier_shelve(struct tier_txn *txn);
 /* Is it this process's turn to sweep?  One has it in so much time. */
 bool tier_sweep_turn(struct tier *tier, int64_t now_ns, int64_t every_ns);
 

@@ -70,6 +70,7 @@
 #define GIVE_MORE 64u        /* pages, lest each transaction have to give some back */
 #define GIVE_COPIES 32u      /* sheets, for each transaction that only evicts to give, ... */
 #define GIVE_COPIES_PART 128u /* ... or one in so many of the share */
+#define SHELVE_NS (10 * CLOCK_NS_PER_MS) /* from one turn of the shelf to the next, at least */
 #define GIVE_ROUNDS 64u      /* of a giving without fills that wait */
 #define GIVE_ROUNDS_BUSY 4u
 #define SHARE_FLOOR 384u     /* pages for the map that are never given */
@@ -119,6 +120,7 @@ struct writer {
     uint64_t handed, finished; /* tickets */
     unsigned holds;            /* the handle's, and the thread's: the last one frees */
     bool started, closing, ended, detached;
+    int64_t shelve_ns, shelve_pause_ns; /* the shelf's next turn; how long after the last */
     bool resting;     /* the thread, till `rested_ns`: who brings what cannot wait has to wake it */
     uint32_t awaited; /* who waits for something queued */
     bool pressing;    /* the end of a turn is queued, or a put that compares: for those somebody waits elsewhere */
@@ -837,6 +839,24 @@ static void writer_tend(struct writer *w)
     writer_give(w, GIVE_ROUNDS);
 }
 
+/* Put on the shelf what readers wished for; soon again when there was something, else ever more rarely. */
+static void writer_shelve(struct writer *w)
+{
+    struct tier_txn *txn;
+    uint32_t count = 0;
+
+    if (tier_wished(w->tier) && tier_intact(w->tier) && writer_begin(w, &txn) == FRESHET_OK) {
+        count = tier_shelve(txn);
+        tier_drop(txn);
+    }
+    w->shelve_pause_ns = count > 0 ? SHELVE_NS : w->shelve_pause_ns * 2;
+    if (w->shelve_pause_ns < SHELVE_NS)
+        w->shelve_pause_ns = SHELVE_NS;
+    if (w->shelve_pause_ns > CLOCK_NS_PER_S)
+        w->shelve_pause_ns = CLOCK_NS_PER_S;
+    w->shelve_ns = clock_boot_ns() + w->shelve_pause_ns;
+}
+
 static void writer_housekeep(struct writer *w)
 {
     uint64_t share = 1;
@@ -956,7 +976,8 @@ static bool queue_presses(const struct writer *w)
 /* Under the lock: wait for something to do, and, soon after a batch, for more of it. */
 static void writer_await(struct writer *w)
 {
-    struct timespec at = writer_monotonic(w->housekept_ns + CLOCK_NS_PER_S);
+    int64_t keep_ns = w->housekept_ns + CLOCK_NS_PER_S;
+    struct timespec at = writer_monotonic(keep_ns < w->shelve_ns ? keep_ns : w->shelve_ns);
 
     while (!w->first && !w->closing)
         if (pthread_cond_timedwait(&w->work, &w->lock, &at) != 0)
@@ -1048,6 +1069,8 @@ static void *writer_main(void *arg)
             break;
         if (!closing && clock_boot_ns() - w->housekept_ns >= CLOCK_NS_PER_S)
             writer_housekeep(w);
+        if (!closing && clock_boot_ns() >= w->shelve_ns)
+            writer_shelve(w);
     }
     writer_end(w);
     return NULL;

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <log.h>
+#include <shelf.h>
 #include <stdlib.h>
 #include <string.h>
 #include <tier.h>
@@ -39,6 +40,7 @@ struct tier {
     struct sim_process *process;
     struct key_space space;
     uint64_t size, limit;
+    struct shelf *shelf;
 };
 
 struct tier_txn {
@@ -277,10 +279,30 @@ uint64_t tier_displaced(struct tier *tier)
     return 0;
 }
 
+/* As the library's: before another record of a key is found. */
+static void rows_leave_shelf(struct tier_txn *txn)
+{
+    const struct sim_tier *map = txn->tier->map;
+
+    for (uint32_t i = 0; i < txn->count; i++) {
+        const struct row *row = &txn->rows[i];
+        bool stays = false;
+        struct key key;
+
+        for (uint32_t j = 0; j < map->count; j++)
+            stays |= map->rows[j].bytes == row->bytes;
+        key_make(&key, &txn->tier->space, row->bytes, row->record.key_size);
+        if (!stays)
+            shelf_drop(txn->tier->shelf, &key);
+    }
+}
+
 freshet_result tier_commit(struct tier_txn *txn)
 {
     struct sim_tier *map = txn->tier->map;
 
+    sim_pause();
+    rows_leave_shelf(txn);
     sim_pause();
     map->count = txn->count;
     memcpy(map->rows, txn->rows, sizeof map->rows);
@@ -387,6 +409,47 @@ bool tier_sweep(struct tier_txn *txn, uint32_t sheets, tier_judge_fn judge, void
     (void)sheets;
     *ret_asked = rows_judge(txn, judge, arg, ret_gone);
     return true;
+}
+
+/* ---- the shelf: the library's own ---- */
+
+void tier_use_shelf(struct tier *tier, struct shelf *shelf)
+{
+    tier->shelf = shelf;
+    shelf_belongs(shelf, tier->map->generation, false);
+}
+
+void tier_touch(struct tier *tier, const struct key *key)
+{
+    (void)tier;
+    (void)key;
+}
+
+bool tier_wished(const struct tier *tier)
+{
+    return shelf_due(tier->shelf);
+}
+
+uint32_t tier_shelve(struct tier_txn *txn)
+{
+    struct shelf *shelf = txn->tier->shelf;
+    struct shelf_turn turn;
+
+    if (!shelf_turn_begin(shelf, txn->tier->map->generation, &turn))
+        return 0;
+    for (uint32_t i = 0; i < SHELF_WISHES; i++) {
+        const struct row *row;
+        struct key key;
+        uint8_t hash[16];
+
+        if (!shelf_wish_take(shelf, i, hash) || !(row = row_find(txn->rows, txn->count, hash)))
+            continue;
+        key_make(&key, &txn->tier->space, row->bytes, row->record.key_size);
+        if (shelf_fits(&row->record))
+            shelf_put(shelf, &turn, &key, &row->record, row->bytes + row->record.key_size);
+    }
+    shelf_turn_end(shelf, &turn);
+    return turn.put;
 }
 
 bool tier_sweep_turn(struct tier *tier, int64_t now_ns, int64_t every_ns)
