@@ -43,7 +43,7 @@
 #define CONTROL_PAGE_SIZE 4096u
 #define LATELY_NS (10u * (uint64_t)CLOCK_NS_PER_S)
 
-#define SHELF_SHARE        32u
+#define SHELF_SHARE        40u
 #define SHELF_SHARE_POOLED 256u
 #define SHELF_LEAST        4u /* sets */
 #define SHELF_MOST         1024u
@@ -85,7 +85,7 @@ static size_t control_align(size_t offset, size_t to)
     return (offset + to - 1) / to * to;
 }
 
-/* A thirty-second of the tier is the shelf's, up to what a processor's own cache holds, more or less; of a tier in a
+/* A fortieth of the tier is the shelf's, up to what a processor's own cache holds, more or less; of a tier in a
  * pool less, since the pool's size is that of each of its caches. */
 static uint32_t control_shelf_sets(uint64_t tier_size, bool pooled)
 {

@@ -221,6 +221,20 @@ TEST(what_is_too_large_does_not_fit)
     EXPECT(!shelf_fits(&record));
 }
 
+/* Page and shelf together; in a pool, whose size the pages of all its caches are part of, they are a smaller part. */
+TEST(the_page_is_a_twentieth_of_the_tier_at_most)
+{
+    for (uint64_t size = 64ull << 20; size <= 64ull << 30; size += size / 3) {
+        struct control_shape one = {.name = "size", .tier_size = size, .partitions = 1};
+        size_t alone = control_file_size(&one);
+
+        EXPECT(alone <= size / 20);
+        one.pool = 1;
+        EXPECT(control_file_size(&one) <= size / 35);
+        EXPECT(control_file_size(&one) <= alone);
+    }
+}
+
 /* ---- who is killed ---- */
 
 static const char *end_at;
@@ -507,7 +521,7 @@ TEST(nobody_meets_the_older_record_after_the_newer_one)
     on_shelf = 99;
     step_hook = look_at;
     tier_put(1, 11);
-    step_hook = NULL;
+    step_hook = (void (*)(const char *))0;
     EXPECT_EQ(on_shelf, 0);
     EXPECT_EQ(in_tier, 10);
     EXPECT_EQ(found(1), 0);
