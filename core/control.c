@@ -38,12 +38,13 @@
 #define CONTROL_MAGIC 0x5445485345524643u /* "CFRESHET" */
 #define CONTROL_FORMAT 6u
 #define CONTROL_FORMAT_POOL (CONTROL_FORMAT | 256u) /* in a pool: what knows no pools must not write beside it */
+#define CONTROL_FILE "control"
 #define CONTROL_FILE_NEW "control.new"
 #define CONTROL_BOOT_ID 36u /* characters */
 #define CONTROL_PAGE_SIZE 4096u
 #define LATELY_NS (10u * (uint64_t)CLOCK_NS_PER_S)
 
-#define SHELF_SHARE        40u
+#define SHELF_SHARE        64u
 #define SHELF_SHARE_POOLED 256u
 #define SHELF_LEAST        4u /* sets */
 #define SHELF_MOST         1024u
@@ -85,7 +86,7 @@ static size_t control_align(size_t offset, size_t to)
     return (offset + to - 1) / to * to;
 }
 
-/* A fortieth of the tier is the shelf's, up to what a processor's own cache holds, more or less; of a tier in a
+/* A sixty-fourth of the tier is the shelf's, up to what a processor's own cache holds, more or less; of a tier in a
  * pool less, since the pool's size is that of each of its caches. */
 static uint32_t control_shelf_sets(uint64_t tier_size, bool pooled)
 {
@@ -277,14 +278,17 @@ static bool control_map(struct control *control, int fd, const struct control_he
 {
     struct control_plan plan = control_plan(head->tier_size, head->partitions, head->pool != 0);
     struct stat st;
-    uint8_t *base;
+    uint8_t *base, *room;
 
     if (fstat(fd, &st) != 0)
         return false;
     base = mmap(NULL, plan.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED)
         return false;
-    if (mprotect(base + plan.sets, plan.size - plan.sets, PROT_READ) != 0) {
+    room = mmap(NULL, plan.size - plan.sets, PROT_NONE, MAP_SHARED, fd, (off_t)plan.sets);
+    if (room == MAP_FAILED || mprotect(base + plan.sets, plan.size - plan.sets, PROT_READ) != 0) {
+        if (room != MAP_FAILED)
+            munmap(room, plan.size - plan.sets);
         munmap(base, plan.size);
         return false;
     }
@@ -304,10 +308,8 @@ static bool control_map(struct control *control, int fd, const struct control_he
         .shelf = (struct control_shelf *)(void *)(base + plan.shelf),
         .shelf_lines = (struct control_shelf_line *)(void *)(base + plan.shelf + sizeof(struct control_shelf)),
         .shelf_sets = base + plan.sets,
-        .shelf_offset = plan.sets,
+        .shelf_room = room,
         .shelf_count = plan.shelf_count,
-        .dev = st.st_dev,
-        .ino = st.st_ino,
         .fences = (_Atomic uint64_t *)(void *)(base + plan.fences),
         .tag_fences = (_Atomic uint64_t *)(void *)(base + plan.tag_fences),
     };
@@ -565,8 +567,10 @@ freshet_result control_create(struct control *control, int dirfd, const struct c
 
 void control_close(struct control *control)
 {
-    if (control->page)
+    if (control->page) {
         munmap(control->page, control->size);
+        munmap(control->shelf_room, (size_t)control->shelf_count * CONTROL_SHELF_SET);
+    }
     *control = (struct control){0};
 }
 

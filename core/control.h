@@ -15,9 +15,6 @@
 #include <freshet.h>
 #include <key.h>
 #include <stdatomic.h>
-#include <sys/types.h>
-
-#define CONTROL_FILE "control"
 
 #define CONTROL_OUTBOX_SLOTS 4096u
 #define CONTROL_RECENT_SLOTS 2048u
@@ -66,14 +63,16 @@ struct control_page;  /* the mapping */
 #define CONTROL_SHELF_WAYS 20u
 struct control_shelf {
     _Alignas(128) _Atomic uint64_t map; /* the nonce of the map whose records it has */
-    _Atomic int64_t next_ns;            /* CLOCK_BOOTTIME of the next turn to write to it */
+    _Atomic uint64_t owner;             /* who has a turn to write to it; owner.h */
+    _Atomic int64_t next_ns;            /* CLOCK_BOOTTIME of the next one */
 };
 struct control_shelf_line {
     _Alignas(128) _Atomic uint64_t number; /* odd: the set is being written */
     _Atomic uint64_t tags[CONTROL_SHELF_WAYS / 4]; /* 16 bits a way; 0: nothing there */
     _Atomic uint16_t fences[CONTROL_SHELF_WAYS];   /* in which line of the fences an entry's is: a hint */
     _Atomic uint8_t starts[CONTROL_SHELF_WAYS];    /* of the entries, in 64 bytes; bit 6: the hint's 17th */
-    _Atomic uint32_t used;                         /* a bit a way: readers'; the writer takes them off */
+    _Atomic uint32_t used; /* a bit a way: read since the set was written */
+    _Atomic uint32_t read; /* the same, since the policy asked about its record */
 };
 
 struct control {
@@ -94,11 +93,9 @@ struct control {
     void *policy; /* of eviction; policy.c */
     struct control_shelf *shelf;
     struct control_shelf_line *shelf_lines;
-    const uint8_t *shelf_sets; /* for reading alone: written by pwrite */
-    uint64_t shelf_offset;     /* of the sets in the file */
+    const uint8_t *shelf_sets; /* for reading alone */
+    uint8_t *shelf_room;       /* the same memory, where nothing may be read or written but in a turn */
     uint32_t shelf_count;      /* of sets */
-    dev_t dev; /* the file */
-    ino_t ino;
     struct control_outbox *outbox;
     struct control_recent *recent;
     struct control_turn *turns;

@@ -136,9 +136,6 @@ const char *freshet_dir(const freshet *cache)
 
 /* ---- one read, from door to door ---- */
 
-#define TOUCH_BITS 3u /* of hits on the shelf one in so many, as a power of two, counts as a read of the record */
-#define WISH_BITS  4u /* of other hits one in so many wishes that the record were there */
-
 struct reading {
     struct host *host;
     const struct remote_ops *ops; /* NULL: not joined */
@@ -379,20 +376,23 @@ static inline __attribute__((always_inline)) freshet_result read_tier(struct rea
     return read_counted(r, read_tier_uncounted(r, ret_verdict));
 }
 
-/* Is it the turn of this answer, one of 2^bits?  The clock's last bits are as good as a die. */
-static inline bool reading_draws(const struct reading *r, unsigned bits)
+/* One answer of 16.  The clock's last bits are as good as a die. */
+static inline bool reading_is_sample(const struct reading *r)
 {
-    return (uint64_t)r->judgement.now_ns * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits) == 0;
+    return (uint64_t)r->judgement.now_ns * UINT64_C(0x9e3779b97f4a7c15) >> 60 == 0;
 }
 
-/* Ask the shelf.  True: the answer is there, and counted; some count for the policy too, as reads of the record. */
+/* Ask the shelf.  True: the answer is there, and counted. */
 static inline __attribute__((always_inline)) bool read_shelf(struct reading *r, freshet_result *ret_result)
 {
-    if (!shelf_read(&r->host->shelf, r->key.data, r->key.size, &r->key, &r->record, r->buf) ||
+    struct shelf_hit hit;
+
+    if (!shelf_read(&r->host->shelf, r->key.data, r->key.size, &r->key, &r->record, r->buf, &hit) ||
         read_judged(r) != SERVABLE)
         return false;
-    if (__builtin_expect(reading_draws(r, TOUCH_BITS), 0))
-        tier_touch(atomic_load_explicit(&r->host->tier, memory_order_acquire), &r->key);
+    shelf_use(&hit);
+    if (__builtin_expect(reading_is_sample(r), 0))
+        shelf_met(&r->host->shelf);
     *ret_result = read_counted(r, reading_answer(r, FRESHET_FROM_TIER, FRESHET_OK));
     return true;
 }
@@ -561,14 +561,14 @@ static inline __attribute__((always_inline)) freshet_result read_first(struct re
 
     *ret_verdict = VOID_EPOCH;
     *ret_final = reading_passes_tier(r);
-    if (!*ret_final && !r->hashed && read_shelf(r, &result))
+    if (!*ret_final && !r->hashed && shelf_helps(&r->host->shelf) && read_shelf(r, &result))
         return result;
     reading_hash(r);
     if (*ret_final)
         return r->ops ? read_latest(r) : FRESHET_MISS;
     result = read_tier(r, ret_verdict);
-    if ((result == FRESHET_OK || result == FRESHET_ABSENT) && reading_draws(r, WISH_BITS) && shelf_fits(&r->record))
-        shelf_wish(&r->host->shelf, &r->key);
+    if ((result == FRESHET_OK || result == FRESHET_ABSENT) && __builtin_expect(reading_is_sample(r), 0))
+        shelf_missed(&r->host->shelf, &r->key, &r->record);
     if (result == FRESHET_MISS && *ret_verdict == TOO_OLD && r->level == FRESHET_READ_ANY)
         result = read_stale(r);
     return result;

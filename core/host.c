@@ -244,7 +244,7 @@ static freshet_result host_open_tier(struct host *host)
     if (tier && host->pool)
         tier_will_give(tier);
     if (tier) {
-        shelf_open(&host->shelf, &host->control, host->dir.path);
+        shelf_open(&host->shelf, &host->control);
         tier_use_shelf(tier, &host->shelf);
     }
     atomic_store(&host->tier, tier);
@@ -723,9 +723,14 @@ static __attribute__((noinline)) void host_thread_start(void)
 /* Once a second. */
 static __attribute__((noinline)) void host_stripe_due(struct host *host, struct host_stripe *stripe, int64_t now_ns)
 {
+    struct writer *writer;
+
     atomic_store_explicit(&stripe->flushed_ns, now_ns, memory_order_relaxed);
     host_stripe_flush(host, stripe);
     host_look(host, now_ns);
+    if (!atomic_load_explicit(&host->writer, memory_order_relaxed) && shelf_due(&host->shelf) &&
+        host_writer(host, &writer) == FRESHET_OK)
+        writer_rise(writer); /* nobody else fulfils the wishes of who only reads */
 }
 
 void host_count(struct host *host, enum control_counter counter, int64_t now_ns)

@@ -10,8 +10,8 @@
  * used since the last time, then the others, and those that find no room are gone: a short queue with second chances,
  * without holes.  Who is killed in between leaves the number odd; the next one to write there begins the set anew.
  *
- * One at a time writes: in a turn, with a lock on the file that the system takes off whoever dies (two maps of one page
- * have two writer's locks, for as long as it takes all processes to notice that one was set aside).
+ * One at a time writes, in a turn that is its own until it ends or dies: the lock of a map's writer would do, but that
+ * one page can have two maps, until all processes have noticed that one was set aside.
  */
 #include <shelf.h>
 
@@ -19,15 +19,11 @@
 #include <bytes.h>
 #include <clock.h>
 #include <index.h>
+#include <owner.h>
 #include <step.h>
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/mman.h>
 
 #define STEP_SIZE   64u
 #define STEPS       (CONTROL_SHELF_SET / STEP_SIZE)
@@ -42,6 +38,9 @@
 #define TAG_WORDS   (CONTROL_SHELF_WAYS / TAGS_A_WORD)
 #define TAG_ONES    UINT64_C(0x0001000100010001)
 #define TAG_LOW     (TAG_ONES * 0x7fff)
+
+#define SAMPLE      256u /* hits, after which it is seen whether looking is worth it */
+#define SHARE_LEAST 3u   /* of them must be here, to be worth it: one in so many */
 
 #define TURN_PAUSE_NS  (10 * CLOCK_NS_PER_MS) /* at least */
 #define TURN_SHARE     10 /* of one processor's time, for filling what is empty */
@@ -164,9 +163,9 @@ static inline bool entry_is(const struct entry *entry, const void *key, size_t s
 
 /* ---- reading ---- */
 
-void shelf_open(struct shelf *shelf, const struct control *control, const char *dir_path)
+void shelf_open(struct shelf *shelf, const struct control *control)
 {
-    *shelf = (struct shelf){.control = control, .dir_path = dir_path};
+    *shelf = (struct shelf){.control = control};
 }
 
 static inline void entry_prefetch(const struct control *control, const struct place *place, uint32_t way)
@@ -205,16 +204,8 @@ static inline bool entry_read(const struct entry *entry, struct record *ret_reco
     return true;
 }
 
-static inline void entry_use(const struct place *place, uint32_t way)
-{
-    uint32_t bit = UINT32_C(1) << way;
-
-    if (!(atomic_load_explicit(&place->line->used, memory_order_relaxed) & bit))
-        (void)atomic_fetch_or_explicit(&place->line->used, bit, memory_order_relaxed);
-}
-
 bool shelf_read(const struct shelf *shelf, const void *key, size_t size, struct key *ret_key,
-                struct record *ret_record, freshet_buf *buf)
+                struct record *ret_record, freshet_buf *buf, struct shelf_hit *ret_hit)
 {
     const struct control *control = shelf->control;
     struct place place = place_of(control, key, size);
@@ -243,11 +234,63 @@ bool shelf_read(const struct shelf *shelf, const void *key, size_t size, struct 
             key_from_hash(ret_key, &control->space, hash);
             ret_key->data = key;
             ret_key->size = (uint32_t)size;
-            entry_use(&place, way);
+            *ret_hit = (struct shelf_hit){place.line, way};
             return true;
         }
     }
     return false;
+}
+
+/* ---- is it worth it? ---- */
+
+/* The way of a key, for who is not in a hurry; CONTROL_SHELF_WAYS: it is not here. */
+static uint32_t way_of(const struct place *place, const struct key *key)
+{
+    for (uint32_t word = 0; word < TAG_WORDS; word++) {
+        uint64_t ways = ways_of(place, word);
+
+        while (ways) {
+            uint32_t way = way_next(word, &ways);
+            struct entry entry;
+
+            if (entry_open(&entry, place, way) && entry_is(&entry, key->data, key->size))
+                return way;
+        }
+    }
+    return CONTROL_SHELF_WAYS;
+}
+
+/* Threads that count at once lose a count. */
+static void shelf_tally(struct shelf *shelf, bool met)
+{
+    uint32_t looked = atomic_load_explicit(&shelf->looked, memory_order_relaxed) + 1;
+    uint32_t all = atomic_load_explicit(&shelf->met, memory_order_relaxed) + met;
+
+    if (looked >= SAMPLE) {
+        atomic_store_explicit(&shelf->idle, all < SAMPLE / SHARE_LEAST, memory_order_relaxed);
+        looked = all = 0;
+    }
+    atomic_store_explicit(&shelf->looked, looked, memory_order_relaxed);
+    atomic_store_explicit(&shelf->met, all, memory_order_relaxed);
+}
+
+void shelf_met(struct shelf *shelf)
+{
+    shelf_tally(shelf, true);
+}
+
+void shelf_missed(struct shelf *shelf, const struct key *key, const struct record *record)
+{
+    uint64_t low = bytes_get64(key->hash), high = bytes_get64(key->hash + 8);
+    struct shelf_wish *wish = &shelf->wishes[low % SHELF_WISHES];
+    struct place place = place_of(shelf->control, key->data, key->size);
+    bool fits = shelf_fits(record), met = fits && way_of(&place, key) < CONTROL_SHELF_WAYS;
+
+    shelf_tally(shelf, met);
+    if (met || !fits || atomic_load_explicit(&wish->low, memory_order_relaxed) == low)
+        return;
+    atomic_store_explicit(&wish->high, high, memory_order_relaxed);
+    atomic_store_explicit(&wish->low, low, memory_order_relaxed);
 }
 
 /* ---- wishes ---- */
@@ -276,31 +319,9 @@ void shelf_belongs(struct shelf *shelf, uint64_t map, bool fresh)
             atomic_store(&control->shelf_lines[i].tags[word], 0);
 }
 
-/* The page's file, locked; -1: it is not there any more, or somebody has it. */
-static int shelf_lock(const struct shelf *shelf)
+static size_t shelf_bytes(const struct control *control)
 {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    char path[PATH_MAX];
-    struct stat st;
-    int fd;
-
-    if ((size_t)snprintf(path, sizeof path, "%s/" CONTROL_FILE, shelf->dir_path) >= sizeof path)
-        return -1;
-    if ((fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)) < 0)
-        return -1;
-    if (fstat(fd, &st) == 0 && st.st_dev == shelf->control->dev && st.st_ino == shelf->control->ino &&
-        fcntl(fd, F_OFD_SETLK, &lock) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
-static void shelf_unlock(int fd)
-{
-    struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
-
-    (void)fcntl(fd, F_OFD_SETLK, &lock); /* a child that was forked meanwhile has the file open too */
-    close(fd);
+    return (size_t)control->shelf_count * CONTROL_SHELF_SET;
 }
 
 static bool turn_is_due(const struct shelf *shelf, int64_t now_ns)
@@ -320,21 +341,23 @@ bool shelf_due(const struct shelf *shelf)
 
 bool shelf_turn_begin(struct shelf *shelf, uint64_t map, struct shelf_turn *ret_turn)
 {
-    int64_t now_ns = clock_boot_ns();
+    const struct control *control = shelf->control;
+    uint64_t owner = atomic_load(&control->shelf->owner);
 
-    if (!turn_is_due(shelf, now_ns))
+    *ret_turn = (struct shelf_turn){.begun_ns = clock_boot_ns()};
+    if (!turn_is_due(shelf, ret_turn->begun_ns) || owner_alive(owner) ||
+        !atomic_compare_exchange_strong(&control->shelf->owner, &owner, owner_self()))
         return false;
-    *ret_turn = (struct shelf_turn){.fd = shelf_lock(shelf), .begun_ns = now_ns};
-    if (ret_turn->fd < 0)
-        return false;
-    if (atomic_load(&shelf->control->shelf->map) == map)
+    if (atomic_load(&control->shelf->map) == map &&
+        mprotect(control->shelf_room, shelf_bytes(control), PROT_READ | PROT_WRITE) == 0)
         return true;
-    shelf_unlock(ret_turn->fd);
+    atomic_store(&control->shelf->owner, 0);
     return false;
 }
 
 void shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn)
 {
+    const struct control *control = shelf->control;
     int64_t now_ns = clock_boot_ns();
     int64_t pause_ns = (now_ns - turn->begun_ns) * (turn->displaced > turn->put / 2 ? TURN_SHARE_OLD : TURN_SHARE);
 
@@ -342,8 +365,9 @@ void shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn)
         pause_ns = TURN_PAUSE_NS;
     if (pause_ns > CLOCK_NS_PER_S)
         pause_ns = CLOCK_NS_PER_S;
-    atomic_store_explicit(&shelf->control->shelf->next_ns, now_ns + pause_ns, memory_order_relaxed);
-    shelf_unlock(turn->fd);
+    (void)mprotect(control->shelf_room, shelf_bytes(control), PROT_NONE);
+    atomic_store_explicit(&control->shelf->next_ns, now_ns + pause_ns, memory_order_relaxed);
+    atomic_store(&control->shelf->owner, 0);
 }
 
 /* ---- writing ---- */
@@ -383,7 +407,7 @@ struct draft {
     uint64_t tags[TAG_WORDS];
     uint16_t fences[CONTROL_SHELF_WAYS];
     uint8_t starts[CONTROL_SHELF_WAYS];
-    uint32_t ways, steps;
+    uint32_t ways, steps, read;
     uint8_t page[CONTROL_SHELF_SET];
 };
 
@@ -406,7 +430,7 @@ static uint8_t *draft_add(struct draft *draft, uint16_t tag, uint32_t fence_line
 /* Take over those of these ways that are in use, but the key's; how many found no room. */
 static uint32_t draft_keep(struct draft *draft, const struct place *place, const struct key *key, uint32_t those)
 {
-    uint32_t left_out = 0;
+    uint32_t left_out = 0, read = atomic_load_explicit(&place->line->read, memory_order_relaxed);
 
     for (uint32_t way = 0; way < CONTROL_SHELF_WAYS; way++) {
         struct entry entry;
@@ -415,6 +439,7 @@ static uint32_t draft_keep(struct draft *draft, const struct place *place, const
         if (!(those >> way & 1) || tag_of(place, way) == 0 || !entry_open(&entry, place, way) ||
             entry_is(&entry, key->data, key->size))
             continue;
+        draft->read |= (read >> way & 1) << draft->ways % CONTROL_SHELF_WAYS;
         if ((bytes = draft_add(draft, tag_of(place, way), fence_line_of(place, way), entry.size)))
             memcpy(bytes, entry.bytes, entry.size);
         else
@@ -423,25 +448,22 @@ static uint32_t draft_keep(struct draft *draft, const struct place *place, const
     return left_out;
 }
 
-/* The page first, then the line, while the number is odd. */
-static bool draft_write(const struct draft *draft, const struct control *control, const struct place *place, int fd)
+/* The page and its line, while the number is odd. */
+static void draft_write(const struct draft *draft, const struct control *control, const struct place *place)
 {
-    off_t at = (off_t)(control->shelf_offset + (uint64_t)place->number * CONTROL_SHELF_SET);
-    ssize_t size = (ssize_t)(draft->steps * STEP_SIZE), rc;
     struct control_shelf_line *line = place->line;
 
-    do
-        rc = pwrite(fd, draft->page, (size_t)size, at);
-    while (rc < 0 && errno == EINTR);
+    memcpy(control->shelf_room + (size_t)place->number * CONTROL_SHELF_SET, draft->page,
+           (size_t)draft->steps * STEP_SIZE);
     STEP("shelf_written");
     for (uint32_t word = 0; word < TAG_WORDS; word++)
-        atomic_store_explicit(&line->tags[word], rc == size ? draft->tags[word] : 0, memory_order_relaxed);
+        atomic_store_explicit(&line->tags[word], draft->tags[word], memory_order_relaxed);
     for (uint32_t way = 0; way < CONTROL_SHELF_WAYS; way++) {
         atomic_store_explicit(&line->fences[way], draft->fences[way], memory_order_relaxed);
         atomic_store_explicit(&line->starts[way], draft->starts[way], memory_order_relaxed);
     }
     atomic_store_explicit(&line->used, 0, memory_order_relaxed);
-    return rc == size;
+    atomic_store_explicit(&line->read, draft->read, memory_order_relaxed);
 }
 
 void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *key, const struct record *record,
@@ -462,8 +484,21 @@ void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *k
     atomic_store_explicit(&place.line->number, number | 1, memory_order_relaxed);
     copy_changes();
     STEP("shelf_opened");
-    turn->put += draft_write(&draft, control, &place, turn->fd);
+    draft_write(&draft, control, &place);
     atomic_store_explicit(&place.line->number, (number | 1) + 1, memory_order_release);
+    turn->put++;
+}
+
+bool shelf_was_read(struct shelf *shelf, const struct key *key)
+{
+    struct place place = place_of(shelf->control, key->data, key->size);
+    uint32_t way = way_of(&place, key), bit = UINT32_C(1) << way;
+
+    if (way == CONTROL_SHELF_WAYS || !(atomic_load_explicit(&place.line->read, memory_order_relaxed) & bit))
+        return false;
+    (void)atomic_fetch_and_explicit(&place.line->read, ~bit, memory_order_relaxed);
+    (void)atomic_fetch_and_explicit(&place.line->used, ~bit, memory_order_relaxed);
+    return true;
 }
 
 void shelf_drop(struct shelf *shelf, const struct key *key)

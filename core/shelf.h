@@ -8,13 +8,16 @@
  * whenever that is.  And it is taken off before the index leads to another record of its key, so nobody who has read
  * the newer one gets the older one afterwards.
  *
- * Only the tier's writer puts something here, in turns of which a host has one at a time: what readers of its process
- * wished for.  Readers write a bit that an entry was used, if it is not set, and their wishes, in memory of their own
- * process.  The sets are mapped for reading alone and written by pwrite, as LMDB's pages are: a wild pointer of the
- * host program does not reach the values.  The lines may hold anything; all that is read there is checked.
+ * What lies here the index leads to: a record that leaves the tier, or is replaced, takes its copy off first.
  *
- * Measured (README): 30 to 40 % less for a hit where some thousand keys are hot, 10 % where 100,000 are read by Zipf's
- * law; records of 1 KiB gained nothing, so only small ones are taken.
+ * Only the tier's writer puts something here, in turns of which a host has one at a time: what readers of its process
+ * wished for.  Readers of a set share a bit for each entry, written when it is not set; wishes and what is counted stay
+ * in their own process, for one hit of 16.  Where few hits would be found here, nobody looks.  The sets are mapped for
+ * reading alone, and once more for a turn, so that a wild pointer of the host program hardly reaches the values.  Line
+ * and set may hold anything: whoever reads stays within the set, and compares the key.
+ *
+ * Measured (README): a hit takes 30 to 40 % less where some thousand keys are hot, 10 % less where 100,000 are read by
+ * Zipf's law; records of 1 KiB gained nothing, so only small ones are taken.
  */
 #ifndef CORE_SHELF_H
 #define CORE_SHELF_H
@@ -31,34 +34,50 @@ struct shelf_wish {
 
 struct shelf {
     const struct control *control;
-    const char *dir_path; /* the host's */
-    struct shelf_wish wishes[SHELF_WISHES];
+    _Atomic bool idle; /* too few of this process's hits are here: nobody need look */
+    _Alignas(64) _Atomic uint32_t looked, met; /* hits of a sample, and those that are here */
+    _Alignas(64) struct shelf_wish wishes[SHELF_WISHES];
 };
 
-/* The shelf of the page in a directory; both outlive it. */
-void shelf_open(struct shelf *shelf, const struct control *control, const char *dir_path);
+/* The shelf of a page, which outlives it. */
+void shelf_open(struct shelf *shelf, const struct control *control);
 
 /* ---- readers: any thread, no lock, no system call ---- */
 
+/* Where an entry was found. */
+struct shelf_hit {
+    struct control_shelf_line *line;
+    uint32_t way;
+};
 /* Copy the key's record out, if it is here: *ret_key in full, *ret_record, its value to *buf.  False: it is not, or is
- * being changed, or there is no memory; all three are anything then. */
+ * being changed, or there is no memory; all of these are anything then. */
 bool shelf_read(const struct shelf *shelf, const void *key, size_t size, struct key *ret_key,
-                struct record *ret_record, freshet_buf *buf);
+                struct record *ret_record, freshet_buf *buf, struct shelf_hit *ret_hit);
+/* It was worth something: the entry stays before others, and the policy will hear of it. */
+static inline void shelf_use(const struct shelf_hit *hit)
+{
+    uint32_t bit = UINT32_C(1) << hit->way;
+
+    if (atomic_load_explicit(&hit->line->used, memory_order_relaxed) & bit)
+        return;
+    (void)atomic_fetch_or_explicit(&hit->line->used, bit, memory_order_relaxed);
+    (void)atomic_fetch_or_explicit(&hit->line->read, bit, memory_order_relaxed);
+}
 
 /* May a record of these sizes lie here? */
 bool shelf_fits(const struct record *record);
 
-/* The record was found elsewhere.  Torn by another reader's, a wish is for nothing. */
-static inline void shelf_wish(struct shelf *shelf, const struct key *key)
+/* Is it worth looking? */
+static inline bool shelf_helps(const struct shelf *shelf)
 {
-    uint64_t low = bytes_get64(key->hash), high = bytes_get64(key->hash + 8);
-    struct shelf_wish *wish = &shelf->wishes[low % SHELF_WISHES];
-
-    if (atomic_load_explicit(&wish->low, memory_order_relaxed) == low)
-        return;
-    atomic_store_explicit(&wish->high, high, memory_order_relaxed);
-    atomic_store_explicit(&wish->low, low, memory_order_relaxed);
+    return !atomic_load_explicit(&shelf->idle, memory_order_relaxed);
 }
+
+/* A hit of the sample (one of so many, whatever answered): it was here. */
+void shelf_met(struct shelf *shelf);
+/* The same: it was found elsewhere.  If it is not here, that is wished for.  (A wish that two threads have torn is for
+ * nothing.) */
+void shelf_missed(struct shelf *shelf, const struct key *key, const struct record *record);
 
 /* ---- the writer, under the lock of the map whose records they are ---- */
 
@@ -71,11 +90,10 @@ bool shelf_due(const struct shelf *shelf);
 bool shelf_wish_take(struct shelf *shelf, uint32_t at, uint8_t ret_hash[16]);
 
 struct shelf_turn {
-    int fd; /* the page's file, locked */
     int64_t begun_ns;
     uint32_t put, displaced; /* entries */
 };
-/* Begin a turn, if it is time for one, nobody else has it and the shelf is this map's. */
+/* Begin a turn, if it is time for one, nobody who lives has it and the shelf is this map's. */
 bool shelf_turn_begin(struct shelf *shelf, uint64_t map, struct shelf_turn *ret_turn);
 /* Put a copy of a record that the index leads to here. */
 void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *key, const struct record *record,
@@ -83,7 +101,10 @@ void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *k
 /* The next one comes so much later that all turns together take a small part of one processor. */
 void shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn);
 
-/* The index is about to lead to another record of this key. */
+/* Was the key's copy read since this was last asked? */
+bool shelf_was_read(struct shelf *shelf, const struct key *key);
+
+/* The index is about to lead to another record of this key, or to none. */
 void shelf_drop(struct shelf *shelf, const struct key *key);
 
 #endif

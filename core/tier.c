@@ -431,15 +431,6 @@ freshet_result tier_read(struct tier *tier, const struct key *key, struct record
     return index_read(tier, key, ret_record, buf);
 }
 
-void tier_touch(struct tier *tier, const struct key *key)
-{
-    struct index_probe probe;
-
-    index_begin(&probe, &tier->index, key);
-    while (index_next(&probe))
-        policy_touch(index_touched(&probe));
-}
-
 const void *tier_place(const struct tier *tier, const struct key *key)
 {
     return &tier->index.buckets[index_bucket_at(&tier->index, index_shape(&tier->index), index_first_hash(key))];
@@ -745,10 +736,19 @@ static bool slot_of_place(const struct tier *tier, const struct key *key, uint64
     return false;
 }
 
-static void slot_clear(const struct tier *tier, _Atomic uint64_t *slot, uint64_t bytes)
+/* What the shelf has of a key goes before the index leads elsewhere. */
+static void leave_shelf(const struct tier *tier, const struct key *key)
+{
+    if (tier->shelf)
+        shelf_drop(tier->shelf, key);
+    STEP("tier_dropped");
+}
+
+static void slot_clear(const struct tier *tier, const struct key *key, _Atomic uint64_t *slot, uint64_t bytes)
 {
     uint64_t place = atomic_load_explicit(slot, memory_order_relaxed) & PLACE_MASK;
 
+    leave_shelf(tier, key);
     index_clear(slot);
     STEP("tier_cleared");
     count(tier, index_subtract, place, bytes);
@@ -787,7 +787,7 @@ void tier_delete(struct tier_txn *txn, const struct key *key)
     uint64_t bytes;
 
     if (slot_of_key(txn->tier, key, &record, &bytes, &probe))
-        slot_clear(txn->tier, index_slot(&probe), bytes);
+        slot_clear(txn->tier, key, index_slot(&probe), bytes);
 }
 
 /* ---- appending ---- */
@@ -1010,20 +1010,34 @@ static const uint8_t *run_whole(struct tier *tier, struct run *run, uint64_t siz
 
 /* ---- what was written is found ---- */
 
-static void publish_insert(struct tier *tier, const struct written *written)
+/* A record has lost its slot to another; what it took. */
+static uint64_t displaced(struct tier *tier, uint64_t place)
 {
     struct record record;
-    uint64_t evicted;
+    const uint8_t *bytes;
     struct run run;
+    struct key key;
     uint32_t head;
+
+    if (!place_open(&run, tier, place, &record, &head))
+        return 0;
+    if ((bytes = run_whole(tier, &run, record.key_size))) {
+        key_make(&key, &tier->space, bytes, record.key_size);
+        leave_shelf(tier, &key);
+    }
+    return sheet_bytes(head, &record);
+}
+
+static void publish_insert(struct tier *tier, const struct written *written)
+{
+    uint64_t evicted;
 
     index_insert(&tier->index, &written->key, written->place, written->touched, place_hash, tier, &evicted);
     STEP("tier_inserted");
     tier->displaced += evicted != 0;
     count(tier, index_add, written->place, written->bytes);
     if (evicted != 0)
-        count(tier, index_subtract, evicted,
-              place_open(&run, tier, evicted, &record, &head) ? sheet_bytes(head, &record) : 0);
+        count(tier, index_subtract, evicted, displaced(tier, evicted));
 }
 
 static void publish_move(struct tier *tier, const struct written *written, struct index_probe *probe,
@@ -1047,9 +1061,7 @@ static void publish_fill(struct tier *tier, const struct written *written, const
     place = there ? probe.word & PLACE_MASK : 0;
     if (there && (place == written->place || (place != written->old && !record_replaces(record, &old, record->epoch))))
         return;
-    if (tier->shelf)
-        shelf_drop(tier->shelf, &written->key);
-    STEP("tier_dropped");
+    leave_shelf(tier, &written->key);
     if (there)
         publish_move(tier, written, &probe, bytes);
     else
@@ -1339,6 +1351,8 @@ static freshet_result tail_judge(struct tier_txn *txn, struct tier_entry *entry,
         return FRESHET_OK;
     }
     entry->touched = atomic_load_explicit(index_touched(&probe), memory_order_relaxed);
+    if (tier->shelf && shelf_was_read(tier->shelf, &entry->key))
+        entry->touched |= POLICY_READ;
     fate = judge(entry, arg);
     if (fate.keep && fate.log < TIER_LOGS)
         result = tail_copy(txn, entry, run, fate, place);
@@ -1346,7 +1360,7 @@ static freshet_result tail_judge(struct tier_txn *txn, struct tier_entry *entry,
         found->kept += entry->bytes;
         return result;
     }
-    slot_clear(tier, index_slot(&probe), entry->bytes);
+    slot_clear(tier, &entry->key, index_slot(&probe), entry->bytes);
     found->dropped += entry->bytes;
     return result == FRESHET_MISS ? FRESHET_OK : result;
 }
@@ -1433,7 +1447,7 @@ static void sweep_sheet(struct tier_txn *txn, const uint8_t *bytes, uint32_t log
             sweeping->bytes += entry.bytes;
             continue;
         }
-        slot_clear(txn->tier, index_slot(&probe), entry.bytes);
+        slot_clear(txn->tier, &entry.key, index_slot(&probe), entry.bytes);
         sweeping->gone++;
     }
 }

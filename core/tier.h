@@ -38,9 +38,6 @@ bool tier_intact(const struct tier *tier);
  * FRESHET_ENOMEM, FRESHET_EIO.  One that is found counts as used (policy.h). */
 freshet_result tier_read(struct tier *tier, const struct key *key, struct record *ret_record, freshet_buf *buf);
 
-/* The record counts as used, as if it had been read. */
-void tier_touch(struct tier *tier, const struct key *key);
-
 /* The line of memory that a read looks at first, to be fetched while something else is done. */
 const void *tier_place(const struct tier *tier, const struct key *key);
 

@@ -120,7 +120,7 @@ struct writer {
     uint64_t handed, finished; /* tickets */
     unsigned holds;            /* the handle's, and the thread's: the last one frees */
     bool started, closing, ended, detached;
-    int64_t shelve_ns, shelve_pause_ns; /* the shelf's next turn; how long after the last */
+    int64_t shelve_ns; /* the shelf's next turn */
     bool resting;     /* the thread, till `rested_ns`: who brings what cannot wait has to wake it */
     uint32_t awaited; /* who waits for something queued */
     bool pressing;    /* the end of a turn is queued, or a put that compares: for those somebody waits elsewhere */
@@ -839,7 +839,7 @@ static void writer_tend(struct writer *w)
     writer_give(w, GIVE_ROUNDS);
 }
 
-/* Put on the shelf what readers wished for; soon again when there was something, else ever more rarely. */
+/* Put on the shelf what readers wished for; soon again when there was something, else when the house is kept. */
 static void writer_shelve(struct writer *w)
 {
     struct tier_txn *txn;
@@ -849,12 +849,7 @@ static void writer_shelve(struct writer *w)
         count = tier_shelve(txn);
         tier_drop(txn);
     }
-    w->shelve_pause_ns = count > 0 ? SHELVE_NS : w->shelve_pause_ns * 2;
-    if (w->shelve_pause_ns < SHELVE_NS)
-        w->shelve_pause_ns = SHELVE_NS;
-    if (w->shelve_pause_ns > CLOCK_NS_PER_S)
-        w->shelve_pause_ns = CLOCK_NS_PER_S;
-    w->shelve_ns = clock_boot_ns() + w->shelve_pause_ns;
+    w->shelve_ns = count > 0 ? clock_boot_ns() + SHELVE_NS : w->housekept_ns + CLOCK_NS_PER_S;
 }
 
 static void writer_housekeep(struct writer *w)
@@ -1137,6 +1132,13 @@ freshet_result writer_share(struct writer *w, struct pool *pool)
     started = writer_start(w);
     pthread_mutex_unlock(&w->lock);
     return started ? FRESHET_OK : fail(FRESHET_ENOMEM, "the thread of a cache in a pool cannot be started");
+}
+
+void writer_rise(struct writer *w)
+{
+    pthread_mutex_lock(&w->lock);
+    (void)writer_start(w);
+    pthread_mutex_unlock(&w->lock);
 }
 
 void writer_close(struct writer *w, bool *ret_left)

@@ -3,8 +3,9 @@
  * the map below its size.  Callers never wait for LMDB: a full queue drops the fill and counts it.
  *
  * A thread that dies inside an LMDB write transaction takes the environment with it, so transactions live on this
- * thread only, all signals blocked.  It starts with the first fill, in a pool at once, since what is held idly is to be
- * given to others.  Housekeeping wakes once a second while it runs.
+ * thread only, all signals blocked.  It starts with the first fill, or soon after the first wish for the shelf
+ * (shelf.h), in a pool at once, since what is held idly is to be given to others.  Housekeeping wakes once a second
+ * while it runs.
  */
 #ifndef CORE_WRITER_H
 #define CORE_WRITER_H
@@ -20,6 +21,8 @@ freshet_result writer_open(struct writer **ret_writer, struct control *control, 
 /* The tier is in a pool, where it has joined: keep to the share, ask for more, give.  Starts the thread.  Before the
  * first fill.  The pool must outlive the writer. */
 freshet_result writer_share(struct writer *writer, struct pool *pool);
+/* Start the thread without a fill: readers have wishes (shelf.h). */
+void writer_rise(struct writer *writer);
 /* Write what is queued, end the thread (waits at most two seconds for a lock that a stopped sibling holds, then
  * leaves the thread behind and leaks what it uses: *ret_left true, neither tier nor control page may then be
  * closed). */

@@ -20,9 +20,10 @@ struct scene {
 static bool shelved(freshet *cache, const char *value)
 {
     freshet_buf buf = {0};
+    struct shelf_hit hit;
     struct record record;
     struct key key;
-    bool there = shelf_read(&atomic_load(&cache->host)->shelf, KEY, strlen(KEY), &key, &record, &buf) &&
+    bool there = shelf_read(&atomic_load(&cache->host)->shelf, KEY, strlen(KEY), &key, &record, &buf, &hit) &&
                  buf.size == strlen(value) && memcmp(buf.data, value, buf.size) == 0;
 
     freshet_buf_free(&buf);
@@ -149,9 +150,10 @@ TEST(a_copy_on_the_shelf_expires_with_its_record)
     freshet *cache = host_solo(fresh_dir(), 0);
     char got[16];
 
-    put_tagged(cache, "short", 300);
+    put_tagged(cache, "short", 3000);
     heat(cache, "short");
     EXPECT(test_until(host_peek(cache, KEY, got, sizeof got) == FRESHET_MISS, 5000));
+    EXPECT(shelved(cache, "short"));
     put_tagged(cache, "old", 0);
     heat(cache, "old");
     EXPECT_EQ(host_invalidate(cache, KEY), FRESHET_OK);
@@ -207,5 +209,19 @@ TEST(the_tier_keeps_what_the_shelf_answers)
         kept += tier_has(cache, name);
     }
     EXPECT(kept >= HOT - HOT / 10);
+    freshet_close(cache);
+}
+
+/* Without a fill of its own a process has no writer, until a wish asks for one. */
+TEST(who_only_reads_has_its_wishes_fulfilled)
+{
+    const char *dir = fresh_dir();
+    freshet *cache = host_solo(dir, 0);
+
+    put_tagged(cache, "old", 0);
+    EXPECT_EQ(freshet_flush(cache, 5000), FRESHET_OK);
+    IN_CHILD({
+        heat(cache, "old");
+    });
     freshet_close(cache);
 }

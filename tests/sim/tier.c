@@ -419,12 +419,6 @@ void tier_use_shelf(struct tier *tier, struct shelf *shelf)
     shelf_belongs(shelf, tier->map->generation, false);
 }
 
-void tier_touch(struct tier *tier, const struct key *key)
-{
-    (void)tier;
-    (void)key;
-}
-
 bool tier_wished(const struct tier *tier)
 {
     return shelf_due(tier->shelf);

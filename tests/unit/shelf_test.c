@@ -20,6 +20,7 @@ static const struct control_shape shape = {.name = "shelf", .tier_size = 1 << 20
 static struct control control;
 static struct shelf shelf;
 static char dir[512];
+static uint64_t map = MAP; /* whose shelf it is */
 
 /* A page with a shelf of the least size. */
 static void make(void)
@@ -31,7 +32,7 @@ static void make(void)
     EXPECT(fd >= 0);
     EXPECT_EQ(control_create(&control, fd, &shape), FRESHET_OK);
     close(fd);
-    shelf_open(&shelf, &control, dir);
+    shelf_open(&shelf, &control);
     shelf_belongs(&shelf, MAP, true);
 }
 
@@ -39,7 +40,7 @@ static void make(void)
 static bool begin(struct shelf_turn *turn)
 {
     atomic_store(&control.shelf->next_ns, 0);
-    return shelf_turn_begin(&shelf, MAP, turn);
+    return shelf_turn_begin(&shelf, map, turn);
 }
 
 struct sample {
@@ -93,12 +94,14 @@ static uint64_t found(unsigned number)
 {
     struct sample sample;
     struct record record = {0};
+    struct shelf_hit hit;
     freshet_buf buf = {0};
     uint64_t as_of = 0;
     struct key key;
 
     sample_make(&sample, number, 1, 1);
-    if (shelf_read(&shelf, sample.name, sample.key.size, &key, &record, &buf)) {
+    if (shelf_read(&shelf, sample.name, sample.key.size, &key, &record, &buf, &hit)) {
+        shelf_use(&hit);
         as_of = record.as_of;
         sample_make(&sample, number, as_of, (uint32_t)record.value_size);
         EXPECT(key.data == sample.name || strcmp(key.data, sample.name) == 0);
@@ -152,9 +155,27 @@ TEST(what_is_taken_off_is_gone_and_nothing_else)
     control_close(&control);
 }
 
+/* A stray store of the host program's. */
+static void expect_a_crash(uint8_t *at)
+{
+    pid_t wild = fork();
+    int status;
+
+    if (wild == 0) {
+        signal(SIGSEGV, SIG_DFL);
+        signal(SIGBUS, SIG_DFL);
+        *(volatile uint8_t *)at = 1;
+        _exit(0);
+    }
+    EXPECT_EQ(waitpid(wild, &status, 0), wild);
+    EXPECT(!WIFEXITED(status) || WEXITSTATUS(status) != 0); /* a sanitizer reports, and exits */
+}
+
 /* A process opens the page as another does, and finds what is there. */
 TEST(another_process_finds_it_and_its_memory_cannot_be_written_to)
 {
+    struct shelf_turn turn;
+
     make();
     put_one(1, 10, 100);
     IN_CHILD({
@@ -162,25 +183,19 @@ TEST(another_process_finds_it_and_its_memory_cannot_be_written_to)
         int fd = open(dir, O_RDONLY | O_DIRECTORY);
 
         EXPECT_EQ(control_open(&control, fd, &shape, why, sizeof why), CONTROL_FITS);
-        shelf_open(&shelf, &control, dir);
+        shelf_open(&shelf, &control);
         shelf_belongs(&shelf, MAP, false);
         EXPECT_EQ(found(1), 10);
         put_one(2, 20, 100);
     });
     EXPECT_EQ(found(2), 20);
 
-    pid_t wild = fork();
-
-    if (wild == 0) {
-        signal(SIGSEGV, SIG_DFL);
-        signal(SIGBUS, SIG_DFL);
-        *(volatile uint8_t *)(uintptr_t)control.shelf_sets = 1;
-        _exit(0);
-    }
-    int status;
-
-    EXPECT_EQ(waitpid(wild, &status, 0), wild);
-    EXPECT(!WIFEXITED(status) || WEXITSTATUS(status) != 0); /* a sanitizer reports, and exits */
+    expect_a_crash((uint8_t *)(uintptr_t)control.shelf_sets);
+    expect_a_crash(control.shelf_room);
+    EXPECT(begin(&turn));
+    put(&turn, 3, 30, 100);
+    shelf_turn_end(&shelf, &turn);
+    expect_a_crash(control.shelf_room);
     EXPECT_EQ(found(1), 10);
     control_close(&control);
 }
@@ -313,24 +328,6 @@ TEST(one_at_a_time_has_a_turn)
     control_close(&control);
 }
 
-TEST(a_child_that_was_forked_in_a_turn_holds_nothing)
-{
-    struct shelf_turn turn;
-    pid_t child;
-
-    make();
-    EXPECT(begin(&turn));
-    child = test_fork();
-    if (child == 0)
-        for (;;)
-            pause();
-    shelf_turn_end(&shelf, &turn);
-    EXPECT(begin(&turn));
-    shelf_turn_end(&shelf, &turn);
-    test_kill(child, SIGKILL);
-    control_close(&control);
-}
-
 TEST(another_map_has_another_shelf)
 {
     struct shelf_turn turn;
@@ -342,20 +339,6 @@ TEST(another_map_has_another_shelf)
     shelf_belongs(&shelf, MAP + 1, true);
     EXPECT_EQ(found(1), 0);
     EXPECT(!begin(&turn)); /* MAP's writer has not noticed yet */
-    control_close(&control);
-}
-
-TEST(a_page_that_is_gone_is_not_written_to)
-{
-    struct shelf_turn turn;
-    char path[600];
-
-    make();
-    snprintf(path, sizeof path, "%s/control", dir);
-    EXPECT_EQ(unlink(path), 0);
-    EXPECT(!begin(&turn));
-    close(open(path, O_CREAT | O_RDWR, 0600)); /* another one */
-    EXPECT(!begin(&turn));
     control_close(&control);
 }
 
@@ -412,6 +395,7 @@ static void tier_make(void)
     make();
     EXPECT_EQ(tier_open(&tier, dir, 1, &control.space, 4 << 20, 1 << 16, &damaged), FRESHET_OK);
     tier_use_shelf(tier, &shelf);
+    map = atomic_load(&control.shelf->map);
 }
 
 static void tier_put(unsigned number, uint64_t as_of)
@@ -434,20 +418,6 @@ static uint64_t tier_has(unsigned number)
     return tier_read(tier, &sample.key, &record, NULL) == FRESHET_OK ? record.as_of : 0;
 }
 
-static uint8_t tier_touched(unsigned number)
-{
-    struct tier_fate where;
-    struct tier_txn *txn;
-    struct sample sample;
-    struct record record;
-
-    sample_make(&sample, number, 1, 1);
-    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-    EXPECT_EQ(tier_peek(txn, &sample.key, &record, &where), FRESHET_OK);
-    tier_drop(txn);
-    return where.touched;
-}
-
 /* What readers wished for. */
 static uint32_t shelve(void)
 {
@@ -461,12 +431,13 @@ static uint32_t shelve(void)
     return count;
 }
 
+/* A reader has met the tier's record. */
 static void wish(unsigned number)
 {
     struct sample sample;
 
-    sample_make(&sample, number, 1, 1);
-    shelf_wish(&shelf, &sample.key);
+    sample_make(&sample, number, 1, 60);
+    shelf_missed(&shelf, &sample.key, &sample.record);
 }
 
 TEST(a_wish_brings_the_tiers_record)
@@ -486,16 +457,132 @@ TEST(a_wish_brings_the_tiers_record)
     control_close(&control);
 }
 
-TEST(a_hit_on_the_shelf_can_count_as_a_read)
+static uint8_t touched_at_tail[8];
+
+static struct tier_fate look_at_tail(const struct tier_entry *entry, void *arg)
 {
+    (void)arg;
+    touched_at_tail[entry->key.data ? ((const char *)entry->key.data)[0] - '0' : 7] = entry->touched;
+    return (struct tier_fate){.keep = true, .log = 1};
+}
+
+/* What the policy is told of the records at a tail. */
+static void tail(uint32_t log)
+{
+    struct tier_found tail_found;
+    struct tier_txn *txn;
+
+    memset(touched_at_tail, 0, sizeof touched_at_tail);
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    EXPECT_EQ(tier_tail(txn, log, look_at_tail, NULL, &tail_found), FRESHET_OK);
+    EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+}
+
+/* Fill the sheet at a log's head, so that what is on it can be looked at. */
+static void next_sheet(uint32_t log)
+{
+    struct tier_txn *txn;
     struct sample sample;
+
+    sample_make(&sample, 70, 9, 400);
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    for (unsigned i = 0; i < 12; i++)
+        EXPECT_EQ(tier_write(txn, &sample.key, &sample.record, sample.value, log, 0), FRESHET_OK);
+    EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+}
+
+TEST(the_policy_hears_of_reads_on_the_shelf_once)
+{
+    tier_make();
+    for (unsigned number = 1; number < 4; number++)
+        tier_put(number, 10);
+    wish(1);
+    wish(2);
+    EXPECT_EQ(shelve(), 2);
+    EXPECT_EQ(found(1), 10);
+    put_one(2, 10, 60); /* the same set or another: nothing of what was read is forgotten */
+    wish(3);
+    EXPECT_EQ(shelve(), 1);
+    next_sheet(0);
+    tail(0);
+    EXPECT(touched_at_tail[1] != 0 && touched_at_tail[2] == 0 && touched_at_tail[3] == 0);
+    next_sheet(1);
+    tail(1);
+    EXPECT(touched_at_tail[1] == 0);
+    EXPECT_EQ(found(1), 10);
+    tier_close(tier);
+    control_close(&control);
+}
+
+static void sample_of_hits(unsigned number, unsigned count)
+{
+    while (count-- > 0)
+        wish(number);
+}
+
+static struct tier_fate let_go(const struct tier_entry *entry, void *arg)
+{
+    (void)entry;
+    (void)arg;
+    return (struct tier_fate){0};
+}
+
+/* What has left the tier is not answered from the shelf: other paths do not look there. */
+TEST(what_leaves_the_tier_leaves_the_shelf)
+{
+    struct tier_found tail_found;
+    struct tier_txn *txn;
+    struct sample sample;
+    uint32_t asked, gone;
+
+    tier_make();
+    for (unsigned number = 1; number < 4; number++) {
+        tier_put(number, 10);
+        wish(number);
+    }
+    EXPECT_EQ(shelve(), 3);
+    sample_make(&sample, 1, 10, 60);
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    tier_delete(txn, &sample.key);
+    EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+    EXPECT(found(1) == 0 && found(2) == 10 && found(3) == 10);
+    next_sheet(0);
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    EXPECT_EQ(tier_tail(txn, 0, let_go, NULL, &tail_found), FRESHET_OK);
+    EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+    EXPECT(found(2) == 0 && found(3) == 0 && tier_has(2) == 0);
+    tier_put(2, 10);
+    wish(2);
+    EXPECT_EQ(shelve(), 1);
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    (void)tier_sweep(txn, 1000, let_go, NULL, &asked, &gone);
+    EXPECT_EQ(tier_commit(txn), FRESHET_OK);
+    EXPECT(gone > 0 && found(2) == 0);
+    tier_close(tier);
+    control_close(&control);
+}
+
+TEST(nobody_looks_where_too_little_is)
+{
+    struct sample large;
 
     tier_make();
     tier_put(1, 10);
-    EXPECT_EQ(tier_touched(1), 0);
-    sample_make(&sample, 1, 1, 1);
-    tier_touch(tier, &sample.key);
-    EXPECT(tier_touched(1) != 0);
+    EXPECT(shelf_helps(&shelf));
+    sample_of_hits(1, 300);
+    EXPECT(!shelf_helps(&shelf)); /* it is not there yet */
+    EXPECT_EQ(shelve(), 1);
+    sample_of_hits(1, 512);
+    EXPECT(shelf_helps(&shelf));
+    sample_make(&large, 2, 10, 1);
+    large.record.value_size = 1000;
+    for (unsigned i = 0; i < 512; i++)
+        shelf_missed(&shelf, &large.key, &large.record);
+    EXPECT(!shelf_helps(&shelf));
+    EXPECT(!tier_wished(tier));
+    for (unsigned i = 0; i < 256; i++)
+        shelf_met(&shelf);
+    EXPECT(shelf_helps(&shelf));
     tier_close(tier);
     control_close(&control);
 }
