@@ -15,11 +15,6 @@
 #define BYTES_BE64(x) (x)
 #endif
 
-static inline uint32_t bytes_get16(const uint8_t *bytes)
-{
-    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8;
-}
-
 static inline uint32_t bytes_get32(const uint8_t *bytes)
 {
     uint32_t x;

@@ -131,8 +131,8 @@ typedef struct freshet_options {
     const char *dir;           /* the tier's directory, its last part created if absent (mode 0700);
                                 * NULL: /dev/shm/freshet-UID/NAME, all of it created */
     uint64_t tier_size;        /* bytes, at most, of the tier's map and index together; the control page comes on top
-                                * (1 to 4 % from 16 MiB on, of less about half a MiB).  0: what an existing tier has,
-                                * else 64 MiB; least 1 MiB, most 4 TiB */
+                                * (1 to 4 % from 64 MiB on, 5.4 % of 16 MiB, of less some half a MiB).  0: what an
+                                * existing tier has, else 64 MiB; least 1 MiB, most 4 TiB */
     uint32_t value_max;        /* bytes of the largest value taken; 0: FRESHET_VALUE_MAX_DEFAULT */
     uint32_t max_staleness_ms; /* the bound; 0: 500; 20 to 600,000.  Of a tier's processes the first fixes the upper
                                 * limit for the others, of a fleet's hosts likewise */

@@ -187,7 +187,8 @@ MUTANTS = [
            unit('policy_test.where_only_recency')),
     # ---- the shelf
     mutant('a copy on the shelf is not judged', 'core/freshet.c',
-           "&r->record, r->buf) ||\n        read_judged(r) != SERVABLE)", "&r->record, r->buf) ||\n        read_judged(r) == 99)",
+           "&r->record, r->buf, &hit) ||\n        read_judged(r) != SERVABLE)",
+           "&r->record, r->buf, &hit) ||\n        read_judged(r) == 99)",
            race('shelf_test.an_invalidation')),
     mutant('an entry is taken from the shelf in the midst of a change', 'core/shelf.c',
            "            if (atomic_load_explicit(&place.line->number, memory_order_relaxed) != number ||\n"
@@ -218,7 +219,7 @@ MUTANTS = [
            "memory_order_relaxed) && shelf_due(&host->shelf))", "memory_order_relaxed) && host->stuck)",
            race('shelf_test.who_only_reads')),
     mutant('the writer of a map that was set aside fills the shelf', 'core/shelf.c',
-           "    if (atomic_load(&control->shelf->map) == map &&", "    if (map &&",
+           "shelf->map) == map &&\n        mprotect", "shelf->map) != 0 &&\n        mprotect",
            unit('shelf_test.another_map')),
     mutant('what only the shelf answers counts as unread', 'core/tier.c',
            "        entry->touched |= POLICY_READ;", "        (void)0;",
@@ -226,7 +227,7 @@ MUTANTS = [
     mutant('what was read on the shelf is forgotten when others come', 'core/shelf.c',
            "    atomic_store_explicit(&line->read, draft->read, memory_order_relaxed);",
            "    atomic_store_explicit(&line->read, 0, memory_order_relaxed);",
-           race('shelf_test.the_tier_keeps')),
+           unit('shelf_test.the_policy_hears')),
     mutant('everybody looks at a shelf where nothing is', 'core/shelf.c',
            "all < SAMPLE / SHARE_LEAST", "looked < SAMPLE",
            unit('shelf_test.nobody_looks')),

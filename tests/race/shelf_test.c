@@ -150,7 +150,7 @@ TEST(a_copy_on_the_shelf_expires_with_its_record)
     freshet *cache = host_solo(fresh_dir(), 0);
     char got[16];
 
-    put_tagged(cache, "short", 3000);
+    put_tagged(cache, "short", 1500);
     heat(cache, "short");
     EXPECT(test_until(host_peek(cache, KEY, got, sizeof got) == FRESHET_MISS, 5000));
     EXPECT(shelved(cache, "short"));
