@@ -216,7 +216,7 @@ MUTANTS = [
            "    leave_shelf(tier, key);\n    index_clear(slot);", "    index_clear(slot);",
            unit('shelf_test.what_leaves')),
     mutant('nobody fulfils the wishes of who only reads', 'core/host.c',
-           "memory_order_relaxed) && shelf_due(&host->shelf))", "memory_order_relaxed) && host->stuck)",
+           "shelf_due(&host->shelf) &&\n        host_writer", "host->stuck &&\n        host_writer",
            race('shelf_test.who_only_reads')),
     mutant('the writer of a map that was set aside fills the shelf', 'core/shelf.c',
            "shelf->map) == map &&\n        mprotect", "shelf->map) != 0 &&\n        mprotect",
