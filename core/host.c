@@ -550,6 +550,7 @@ static void host_abandon(struct host *ghost)
     if (atomic_load(&ghost->writer))
         writer_abandon(atomic_load(&ghost->writer));
     tier_abandon(atomic_load(&ghost->tier));
+    shelf_abandon(&ghost->shelf);
     pool_abandon(ghost->pool);
     dir_abandon(&ghost->dir);
     if (atomic_load(&ghost->ops))

@@ -44,7 +44,7 @@ struct host {
     uint64_t limit; /* bytes of the largest key + value */
     struct shelf shelf;
     _Atomic(struct tier *) tier;
-    _Atomic(struct writer *) writer; /* NULL until the first fill */
+    _Atomic(struct writer *) writer; /* NULL until the first fill, or wish for the shelf */
     struct pool *pool; /* NULL: in none */
     uint64_t pool_minimum; /* that was asked for, bytes */
     struct flights *flights;

@@ -307,16 +307,23 @@ bool shelf_wish_take(struct shelf *shelf, uint32_t at, uint8_t ret_hash[16])
 
 /* ---- turns ---- */
 
-void shelf_belongs(struct shelf *shelf, uint64_t map, bool fresh)
+static void line_clear(struct control_shelf_line *line)
+{
+    for (uint32_t word = 0; word < TAG_WORDS; word++)
+        atomic_store(&line->tags[word], 0);
+}
+
+void shelf_belongs(struct shelf *shelf, uint64_t map)
 {
     const struct control *control = shelf->control;
 
-    if (atomic_load(&control->shelf->map) == map && !fresh)
+    if (atomic_load(&control->shelf->map) == map)
         return;
-    atomic_store(&control->shelf->map, map);
+    atomic_store(&control->shelf->map, 0); /* nobody's, until nothing of the other is left */
     for (uint32_t i = 0; i < control->shelf_count; i++)
-        for (uint32_t word = 0; word < TAG_WORDS; word++)
-            atomic_store(&control->shelf_lines[i].tags[word], 0);
+        line_clear(&control->shelf_lines[i]);
+    STEP("shelf_cleared");
+    atomic_store(&control->shelf->map, map);
 }
 
 static size_t shelf_bytes(const struct control *control)
@@ -339,23 +346,31 @@ bool shelf_due(const struct shelf *shelf)
     return false;
 }
 
+/* Does he who is named have a turn?  A word of our own is an earlier program's, before exec, if we have none. */
+static bool turn_is_held(const struct shelf *shelf, uint64_t owner)
+{
+    return owner == owner_self() ? atomic_load(&shelf->turning) : owner_alive(owner);
+}
+
 bool shelf_turn_begin(struct shelf *shelf, uint64_t map, struct shelf_turn *ret_turn)
 {
     const struct control *control = shelf->control;
     uint64_t owner = atomic_load(&control->shelf->owner);
 
-    *ret_turn = (struct shelf_turn){.begun_ns = clock_boot_ns()};
-    if (!turn_is_due(shelf, ret_turn->begun_ns) || owner_alive(owner) ||
+    *ret_turn = (struct shelf_turn){.map = map, .begun_ns = clock_boot_ns()};
+    if (!turn_is_due(shelf, ret_turn->begun_ns) || turn_is_held(shelf, owner) ||
         !atomic_compare_exchange_strong(&control->shelf->owner, &owner, owner_self()))
         return false;
+    atomic_store(&shelf->turning, true);
     if (atomic_load(&control->shelf->map) == map &&
         mprotect(control->shelf_room, shelf_bytes(control), PROT_READ | PROT_WRITE) == 0)
         return true;
+    atomic_store(&shelf->turning, false);
     atomic_store(&control->shelf->owner, 0);
     return false;
 }
 
-void shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn)
+int64_t shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn)
 {
     const struct control *control = shelf->control;
     int64_t now_ns = clock_boot_ns();
@@ -367,7 +382,15 @@ void shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn)
         pause_ns = CLOCK_NS_PER_S;
     (void)mprotect(control->shelf_room, shelf_bytes(control), PROT_NONE);
     atomic_store_explicit(&control->shelf->next_ns, now_ns + pause_ns, memory_order_relaxed);
+    atomic_store(&shelf->turning, false);
     atomic_store(&control->shelf->owner, 0);
+    return now_ns + pause_ns;
+}
+
+void shelf_abandon(struct shelf *shelf)
+{
+    if (shelf->control)
+        (void)mprotect(shelf->control->shelf_room, shelf_bytes(shelf->control), PROT_NONE);
 }
 
 /* ---- writing ---- */
@@ -439,11 +462,12 @@ static uint32_t draft_keep(struct draft *draft, const struct place *place, const
         if (!(those >> way & 1) || tag_of(place, way) == 0 || !entry_open(&entry, place, way) ||
             entry_is(&entry, key->data, key->size))
             continue;
-        draft->read |= (read >> way & 1) << draft->ways % CONTROL_SHELF_WAYS;
-        if ((bytes = draft_add(draft, tag_of(place, way), fence_line_of(place, way), entry.size)))
-            memcpy(bytes, entry.bytes, entry.size);
-        else
+        if (!(bytes = draft_add(draft, tag_of(place, way), fence_line_of(place, way), entry.size))) {
             left_out++;
+            continue;
+        }
+        memcpy(bytes, entry.bytes, entry.size);
+        draft->read |= (read >> way & 1) << (draft->ways - 1);
     }
     return left_out;
 }
@@ -476,6 +500,8 @@ void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *k
     uint32_t fence_line = (key->partition * control->space.fence_slots + key->slot) / FENCES_LINE;
     struct draft draft = {.ways = 0};
 
+    if (turn->over)
+        return;
     entry_write(draft_add(&draft, place.tag, fence_line, (uint32_t)record_bytes(record)), key, record, value);
     if (!(number & 1)) {
         turn->displaced += draft_keep(&draft, &place, key, used);
@@ -485,8 +511,13 @@ void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *k
     copy_changes();
     STEP("shelf_opened");
     draft_write(&draft, control, &place);
+    copy_changes();
+    if (atomic_load(&control->shelf->map) != turn->map) { /* who has taken the shelf may have been here before us */
+        line_clear(place.line);
+        turn->over = true;
+    }
     atomic_store_explicit(&place.line->number, (number | 1) + 1, memory_order_release);
-    turn->put++;
+    turn->put += !turn->over;
 }
 
 bool shelf_was_read(struct shelf *shelf, const struct key *key)

@@ -8,7 +8,8 @@
  * whenever that is.  And it is taken off before the index leads to another record of its key, so nobody who has read
  * the newer one gets the older one afterwards.
  *
- * What lies here the index leads to: a record that leaves the tier, or is replaced, takes its copy off first.
+ * What lies here the index leads to: a record that leaves the tier, or is replaced, takes its copy off first (or right
+ * after, where another needed its slot in a full index).
  *
  * Only the tier's writer puts something here, in turns of which a host has one at a time: what readers of its process
  * wished for.  Readers of a set share a bit for each entry, written when it is not set; wishes and what is counted stay
@@ -34,7 +35,8 @@ struct shelf_wish {
 
 struct shelf {
     const struct control *control;
-    _Atomic bool idle; /* too few of this process's hits are here: nobody need look */
+    _Atomic bool idle;    /* too few of this process's hits are here: nobody need look */
+    _Atomic bool turning; /* it is this process's turn */
     _Alignas(64) _Atomic uint32_t looked, met; /* hits of a sample, and those that are here */
     _Alignas(64) struct shelf_wish wishes[SHELF_WISHES];
 };
@@ -79,10 +81,13 @@ void shelf_met(struct shelf *shelf);
  * nothing.) */
 void shelf_missed(struct shelf *shelf, const struct key *key, const struct record *record);
 
+/* In a child after fork, of what it has inherited and leaves behind: no turn goes on. */
+void shelf_abandon(struct shelf *shelf);
+
 /* ---- the writer, under the lock of the map whose records they are ---- */
 
-/* From now on it has records of the map with this nonce; `fresh`: that is new, and what is here goes. */
-void shelf_belongs(struct shelf *shelf, uint64_t map, bool fresh);
+/* From now on it has records of the map with this nonce; what is here of another goes.  Under dir_lock. */
+void shelf_belongs(struct shelf *shelf, uint64_t map);
 
 /* Is there a wish, and is it time for a turn? */
 bool shelf_due(const struct shelf *shelf);
@@ -90,16 +95,18 @@ bool shelf_due(const struct shelf *shelf);
 bool shelf_wish_take(struct shelf *shelf, uint32_t at, uint8_t ret_hash[16]);
 
 struct shelf_turn {
+    uint64_t map;
     int64_t begun_ns;
     uint32_t put, displaced; /* entries */
+    bool over;               /* the shelf has become another map's meanwhile */
 };
 /* Begin a turn, if it is time for one, nobody who lives has it and the shelf is this map's. */
 bool shelf_turn_begin(struct shelf *shelf, uint64_t map, struct shelf_turn *ret_turn);
 /* Put a copy of a record that the index leads to here. */
 void shelf_put(struct shelf *shelf, struct shelf_turn *turn, const struct key *key, const struct record *record,
                const void *value);
-/* The next one comes so much later that all turns together take a small part of one processor. */
-void shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn);
+/* The next one comes so much later that all turns together take a small part of one processor: CLOCK_BOOTTIME, ns. */
+int64_t shelf_turn_end(struct shelf *shelf, struct shelf_turn *turn);
 
 /* Was the key's copy read since this was last asked? */
 bool shelf_was_read(struct shelf *shelf, const struct key *key);

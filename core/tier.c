@@ -736,12 +736,20 @@ static bool slot_of_place(const struct tier *tier, const struct key *key, uint64
     return false;
 }
 
-/* What the shelf has of a key goes before the index leads elsewhere. */
+/* What the shelf has of a key goes before the index leads elsewhere.  (Of one whose bytes cannot be had, with the next
+ * fill.) */
 static void leave_shelf(const struct tier *tier, const struct key *key)
 {
-    if (tier->shelf)
+    if (tier->shelf && key->data)
         shelf_drop(tier->shelf, key);
     STEP("tier_dropped");
+}
+
+/* Whose copy was read on the shelf counts as read. */
+static void touch_as_shelf(const struct tier *tier, const struct key *key, _Atomic uint8_t *touched)
+{
+    if (tier->shelf && shelf_was_read(tier->shelf, key))
+        policy_touch(touched);
 }
 
 static void slot_clear(const struct tier *tier, const struct key *key, _Atomic uint64_t *slot, uint64_t bytes)
@@ -775,6 +783,7 @@ freshet_result tier_peek(struct tier_txn *txn, const struct key *key, struct rec
     if (!slot_of_key(tier, key, &record, &bytes, &probe))
         return FRESHET_MISS;
     record_copy(ret_record, &record);
+    touch_as_shelf(tier, key, index_touched(&probe));
     *ret_where = (struct tier_fate){true, place_log(probe.word),
                                     atomic_load_explicit(index_touched(&probe), memory_order_relaxed)};
     return FRESHET_OK;
@@ -1081,7 +1090,7 @@ static void publish_copy(struct tier *tier, const struct written *written)
 void tier_use_shelf(struct tier *tier, struct shelf *shelf)
 {
     tier->shelf = shelf;
-    shelf_belongs(shelf, tier->map->nonce, tier->map->fresh);
+    shelf_belongs(shelf, tier->map->nonce);
 }
 
 bool tier_wished(const struct tier *tier)
@@ -1094,7 +1103,7 @@ static bool record_of_hash(struct tier *tier, const uint8_t hash[16], struct key
                            const uint8_t **ret_value)
 {
     struct index_probe probe;
-    struct key wanted;
+    struct key wanted, key;
     const uint8_t *bytes;
     struct run run;
     uint32_t head;
@@ -1102,18 +1111,21 @@ static bool record_of_hash(struct tier *tier, const uint8_t hash[16], struct key
     key_from_hash(&wanted, &tier->space, hash);
     index_begin(&probe, &tier->index, &wanted);
     while (index_next(&probe)) {
-        if (!place_open(&run, tier, probe.word & PLACE_MASK, ret_record, &head) || !shelf_fits(ret_record) ||
+        uint64_t place = probe.word & PLACE_MASK;
+
+        if (!place_hash(tier, place, &key) || memcmp(key.hash, hash, sizeof key.hash) != 0)
+            continue; /* another key's; of this one the first is what readers get */
+        if (!place_open(&run, tier, place, ret_record, &head) || !shelf_fits(ret_record) ||
             !(bytes = run_whole(tier, &run, ret_record->key_size + ret_record->value_size)))
-            continue;
+            return false;
         key_make(ret_key, &tier->space, bytes, ret_record->key_size);
         *ret_value = bytes + ret_record->key_size;
-        if (memcmp(ret_key->hash, hash, sizeof ret_key->hash) == 0)
-            return true;
+        return true;
     }
     return false;
 }
 
-uint32_t tier_shelve(struct tier_txn *txn)
+uint32_t tier_shelve(struct tier_txn *txn, int64_t *ret_next_ns)
 {
     struct tier *tier = txn->tier;
     struct shelf_turn turn;
@@ -1129,7 +1141,7 @@ uint32_t tier_shelve(struct tier_txn *txn)
         if (shelf_wish_take(tier->shelf, i, hash) && record_of_hash(tier, hash, &key, &record, &value))
             shelf_put(tier->shelf, &turn, &key, &record, value);
     }
-    shelf_turn_end(tier->shelf, &turn);
+    *ret_next_ns = shelf_turn_end(tier->shelf, &turn);
     return turn.put;
 }
 
@@ -1350,12 +1362,14 @@ static freshet_result tail_judge(struct tier_txn *txn, struct tier_entry *entry,
         found->dead += entry->bytes;
         return FRESHET_OK;
     }
+    touch_as_shelf(tier, &entry->key, index_touched(&probe));
     entry->touched = atomic_load_explicit(index_touched(&probe), memory_order_relaxed);
-    if (tier->shelf && shelf_was_read(tier->shelf, &entry->key))
-        entry->touched |= POLICY_READ;
     fate = judge(entry, arg);
-    if (fate.keep && fate.log < TIER_LOGS)
+    if (fate.keep && fate.log < TIER_LOGS) {
         result = tail_copy(txn, entry, run, fate, place);
+        if (result != FRESHET_OK && !entry_open(tier, entry, run)) /* its key may have lain where the copy was made */
+            entry->key.data = NULL;
+    }
     if (result == FRESHET_OK) {
         found->kept += entry->bytes;
         return result;

@@ -121,8 +121,9 @@ bool tier_sweep(struct tier_txn *txn, uint32_t sheets, tier_judge_fn judge, void
                 uint32_t *ret_gone);
 /* Has a reader of this process wished for something there, and is it time? */
 bool tier_wished(const struct tier *tier);
-/* Put on the shelf what this process's readers wished for, in a transaction that has written nothing; how many. */
-uint32_t tier_shelve(struct tier_txn *txn);
+/* Put on the shelf what this process's readers wished for, in a transaction that has written nothing; how many, and if
+ * any, when to come again. */
+uint32_t tier_shelve(struct tier_txn *txn, int64_t *ret_next_ns);
 /* Is it this process's turn to sweep?  One has it in so much time. */
 bool tier_sweep_turn(struct tier *tier, int64_t now_ns, int64_t every_ns);
 

@@ -70,7 +70,6 @@
 #define GIVE_MORE 64u        /* pages, lest each transaction have to give some back */
 #define GIVE_COPIES 32u      /* sheets, for each transaction that only evicts to give, ... */
 #define GIVE_COPIES_PART 128u /* ... or one in so many of the share */
-#define SHELVE_NS (10 * CLOCK_NS_PER_MS) /* from one turn of the shelf to the next, at least */
 #define GIVE_ROUNDS 64u      /* of a giving without fills that wait */
 #define GIVE_ROUNDS_BUSY 4u
 #define SHARE_FLOOR 384u     /* pages for the map that are never given */
@@ -844,12 +843,13 @@ static void writer_shelve(struct writer *w)
 {
     struct tier_txn *txn;
     uint32_t count = 0;
+    int64_t next_ns = 0;
 
     if (tier_wished(w->tier) && tier_intact(w->tier) && writer_begin(w, &txn) == FRESHET_OK) {
-        count = tier_shelve(txn);
+        count = tier_shelve(txn, &next_ns);
         tier_drop(txn);
     }
-    w->shelve_ns = count > 0 ? clock_boot_ns() + SHELVE_NS : w->housekept_ns + CLOCK_NS_PER_S;
+    w->shelve_ns = count > 0 ? next_ns : w->housekept_ns + CLOCK_NS_PER_S;
 }
 
 static void writer_housekeep(struct writer *w)

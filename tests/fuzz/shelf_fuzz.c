@@ -14,6 +14,7 @@
 
 static struct control control = {.shelf_count = 1, .generation = 7,
                                  .space = {.k0 = 1, .k1 = 2, .partitions = 4, .fence_slots = 8192}};
+static struct control_shelf head;
 static struct shelf shelf;
 static const struct record some = {.kind = RECORD_VALUE, .expires_ns = RECORD_NEVER, .key_size = 3, .value_size = 5};
 
@@ -26,6 +27,7 @@ static void make(void)
     control.shelf_sets = control.shelf_room = room + CONTROL_SHELF_SET;
     FUZZ_EXPECT((control.shelf_lines = aligned_alloc(128, sizeof *control.shelf_lines)));
     memset(control.shelf_lines, 0, sizeof *control.shelf_lines);
+    control.shelf = &head;
     shelf_open(&shelf, &control);
 }
 

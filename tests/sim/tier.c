@@ -416,7 +416,7 @@ bool tier_sweep(struct tier_txn *txn, uint32_t sheets, tier_judge_fn judge, void
 void tier_use_shelf(struct tier *tier, struct shelf *shelf)
 {
     tier->shelf = shelf;
-    shelf_belongs(shelf, tier->map->generation, false);
+    shelf_belongs(shelf, tier->map->generation);
 }
 
 bool tier_wished(const struct tier *tier)
@@ -424,7 +424,7 @@ bool tier_wished(const struct tier *tier)
     return shelf_due(tier->shelf);
 }
 
-uint32_t tier_shelve(struct tier_txn *txn)
+uint32_t tier_shelve(struct tier_txn *txn, int64_t *ret_next_ns)
 {
     struct shelf *shelf = txn->tier->shelf;
     struct shelf_turn turn;
@@ -442,7 +442,7 @@ uint32_t tier_shelve(struct tier_txn *txn)
         if (shelf_fits(&row->record))
             shelf_put(shelf, &turn, &key, &row->record, row->bytes + row->record.key_size);
     }
-    shelf_turn_end(shelf, &turn);
+    *ret_next_ns = shelf_turn_end(shelf, &turn);
     return turn.put;
 }
 

@@ -2,6 +2,7 @@
 #include <test.h>
 
 #include <fcntl.h>
+#include <owner.h>
 #include <pthread.h>
 #include <shelf.h>
 #include <signal.h>
@@ -33,7 +34,7 @@ static void make(void)
     EXPECT_EQ(control_create(&control, fd, &shape), FRESHET_OK);
     close(fd);
     shelf_open(&shelf, &control);
-    shelf_belongs(&shelf, MAP, true);
+    shelf_belongs(&shelf, MAP);
 }
 
 /* A turn, however short ago the last one was. */
@@ -184,7 +185,7 @@ TEST(another_process_finds_it_and_its_memory_cannot_be_written_to)
 
         EXPECT_EQ(control_open(&control, fd, &shape, why, sizeof why), CONTROL_FITS);
         shelf_open(&shelf, &control);
-        shelf_belongs(&shelf, MAP, false);
+        shelf_belongs(&shelf, MAP);
         EXPECT_EQ(found(1), 10);
         put_one(2, 20, 100);
     });
@@ -334,11 +335,51 @@ TEST(another_map_has_another_shelf)
 
     make();
     put_one(1, 10, 20);
-    shelf_belongs(&shelf, MAP, false);
+    shelf_belongs(&shelf, MAP);
     EXPECT_EQ(found(1), 10);
-    shelf_belongs(&shelf, MAP + 1, true);
+    shelf_belongs(&shelf, MAP + 1);
     EXPECT_EQ(found(1), 0);
     EXPECT(!begin(&turn)); /* MAP's writer has not noticed yet */
+    map = MAP + 1;
+    put_one(1, 11, 20);
+    EXPECT_EQ(found(1), 11);
+    control_close(&control);
+}
+
+static void take_it_away(const char *point)
+{
+    if (strcmp(point, "shelf_opened") == 0)
+        shelf_belongs(&shelf, MAP + 1);
+}
+
+TEST(a_turn_ends_when_the_shelf_becomes_another_maps)
+{
+    struct shelf_turn turn;
+
+    make();
+    for (unsigned number = 0; number < 12; number++)
+        put_one(number, 10, 20);
+    EXPECT(begin(&turn));
+    step_hook = take_it_away;
+    put(&turn, 1, 11, 20);
+    step_hook = (void (*)(const char *))0;
+    put(&turn, 2, 11, 20);
+    shelf_turn_end(&shelf, &turn);
+    EXPECT_EQ(turn.put, 0);
+    for (unsigned number = 0; number < 12; number++)
+        EXPECT_EQ(found(number), 0);
+    control_close(&control);
+}
+
+TEST(a_turn_from_before_exec_is_nobodys)
+{
+    struct shelf_turn turn;
+
+    make();
+    atomic_store(&control.shelf->owner, owner_self());
+    EXPECT(begin(&turn));
+    EXPECT(!begin(&turn));
+    shelf_turn_end(&shelf, &turn);
     control_close(&control);
 }
 
@@ -418,15 +459,30 @@ static uint64_t tier_has(unsigned number)
     return tier_read(tier, &sample.key, &record, NULL) == FRESHET_OK ? record.as_of : 0;
 }
 
+static uint8_t tier_touched(unsigned number)
+{
+    struct tier_fate where;
+    struct tier_txn *txn;
+    struct sample sample;
+    struct record record;
+
+    sample_make(&sample, number, 1, 1);
+    EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
+    EXPECT_EQ(tier_peek(txn, &sample.key, &record, &where), FRESHET_OK);
+    tier_drop(txn);
+    return where.touched;
+}
+
 /* What readers wished for. */
 static uint32_t shelve(void)
 {
     struct tier_txn *txn;
+    int64_t next_ns;
     uint32_t count;
 
     atomic_store(&control.shelf->next_ns, 0);
     EXPECT_EQ(tier_begin(tier, &txn), FRESHET_OK);
-    count = tier_shelve(txn);
+    count = tier_shelve(txn, &next_ns);
     tier_drop(txn);
     return count;
 }
@@ -511,6 +567,7 @@ TEST(the_policy_hears_of_reads_on_the_shelf_once)
     tail(1);
     EXPECT(touched_at_tail[1] == 0);
     EXPECT_EQ(found(1), 10);
+    EXPECT(tier_touched(1) != 0 && tier_touched(2) == 0); /* and who writes it anew */
     tier_close(tier);
     control_close(&control);
 }
