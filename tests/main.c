@@ -112,6 +112,12 @@ void test_skip(const char *why)
     _exit(EXIT_SKIP);
 }
 
+void test_one_thread(void)
+{
+    if (test_thread_sanitized())
+        test_skip("much work in one thread, or in processes of one each, which has no races that it sees");
+}
+
 /* Has this process other threads than the one that asks?  The thread sanitizer has one of its own. */
 static bool has_threads(void)
 {

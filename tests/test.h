@@ -88,5 +88,7 @@ bool test_long_runs(void);
  */
 bool test_sanitized(void);
 bool test_thread_sanitized(void);
+/* Skip under ThreadSanitizer: much work in one thread, or in processes of one each, has no races that it sees. */
+void test_one_thread(void);
 
 #endif

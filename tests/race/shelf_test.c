@@ -30,12 +30,24 @@ static bool shelved(freshet *cache, const char *value)
     return there;
 }
 
+static bool hot(freshet *cache, const char *value)
+{
+    return tier_serves(cache, KEY, value) && shelved(cache, value);
+}
+
 /* Read until the value has come onto the shelf. */
 static void heat(freshet *cache, const char *value)
 {
     warm(cache, KEY, value);
-    EXPECT(test_until(tier_serves(cache, KEY, value) && shelved(cache, value), 5000));
+    EXPECT(test_until(hot(cache, value), 5000));
     EXPECT(tier_serves(cache, KEY, value));
+}
+
+static void heat_both(struct scene *scene, const char *value)
+{
+    warm(scene->a, KEY, value);
+    warm(scene->b, KEY, value);
+    EXPECT(test_until((int)hot(scene->a, value) + (int)hot(scene->b, value) == 2, 5000));
 }
 
 static void put_tagged(freshet *cache, const char *value, unsigned ttl_ms)
@@ -55,8 +67,7 @@ static void begin(struct scene *scene)
     scene->a = host_join(fresh_dir(), &scene->redis, 2000);
     scene->b = host_join(fresh_dir(), &scene->redis, 2000);
     put_tagged(scene->a, "old", 0);
-    heat(scene->a, "old");
-    heat(scene->b, "old");
+    heat_both(scene, "old");
 }
 
 static void end(struct scene *scene)
@@ -111,8 +122,7 @@ TEST(a_put_takes_the_place_of_the_copy_on_the_shelf)
     expect_gone(&scene, host_put(scene.a, KEY, "new"));
     EXPECT_EQ(freshet_flush(scene.a, 5000), FRESHET_OK);
     EXPECT(!shelved(scene.a, "old")); /* taken off when the tier had the new one */
-    heat(scene.a, "new");
-    heat(scene.b, "new");
+    heat_both(&scene, "new");
     EXPECT(!shelved(scene.a, "old") && !shelved(scene.b, "old"));
     end(&scene);
 }

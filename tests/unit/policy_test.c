@@ -7,8 +7,7 @@
 
 static struct replay_trace trace_new(size_t count, uint32_t distinct)
 {
-    if (test_thread_sanitized())
-        test_skip("much arithmetic in one thread, which has no races");
+    test_one_thread();
     return (struct replay_trace){.keys = replay_memory(count, sizeof(uint32_t)), .distinct = distinct, .size = SIZE};
 }
 

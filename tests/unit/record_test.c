@@ -232,6 +232,7 @@ TEST(any_record_comes_back_from_any_base)
 {
     uint64_t seed = 11;
 
+    test_one_thread();
     for (int round = 0; round < (test_long_runs() ? 20000000 : 400000); round++) {
         struct record_base base;
         struct record record = {0};

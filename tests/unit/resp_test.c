@@ -381,6 +381,7 @@ TEST_LONG(two_hundred_thousand_mutations_harm_nothing, 120)
     uint64_t seed = 20240607;
     int rounds = test_long_runs() ? 5000000 : 200000;
 
+    test_one_thread();
     for (int i = 0; i < rounds; i++)
         fuzz_once(&seed);
 }

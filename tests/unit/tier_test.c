@@ -815,6 +815,7 @@ TEST(wrong_counts_are_right_again_when_the_sweep_has_come_round)
     uint64_t state = 3, round = 0, records, live, bytes;
     struct index index;
 
+    test_one_thread();
     for (unsigned i = 0; i < sizeof wrong / sizeof *wrong * 20; i++) {
         uint32_t asked, gone, sheets = 1 + (uint32_t)(test_random(&state) % 5), rounds = 0, steps = 0;
 
@@ -1096,6 +1097,7 @@ TEST_LONG(garbage_in_lmdbs_pages_that_is_there_at_open_kills_nobody, 3000)
     size_t size, index_size;
     uint64_t state = 11;
 
+    test_one_thread();
     for (uint64_t round = 0; round < 30; round++) {
         EXPECT_EQ(life_write(tier, round), FRESHET_OK);
         EXPECT_EQ(tend(tier, 600), FRESHET_OK);
@@ -1364,6 +1366,7 @@ TEST_LONG(what_a_killed_writer_committed_is_found_by_the_next, 300)
     struct tier *tier;
     uint64_t generation = 1;
 
+    test_one_thread();
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
         for (unsigned after = 0; after < steps[i].most; after += 1 + steps[i].most / 8) {
             bool splits = strncmp(steps[i].point, "index", 5) == 0; /* only a new table is split */
@@ -1611,6 +1614,7 @@ TEST_LONG(a_writer_stopped_after_its_commit_spoils_nothing, 120)
     const char *dir = fresh_dir();
     pid_t readers[2], writer;
 
+    test_one_thread();
     IN_CHILD({ tier_close(tier_at(dir, 32 * MIB)); }); /* no two may make it at once: dir.c sees to that */
     for (int i = 0; i < 2; i++)
         if ((readers[i] = test_fork()) == 0) {
@@ -1836,6 +1840,7 @@ TEST_LONG(churn_of_many_times_the_maps_size_never_fills_it, 120)
     uint8_t *value = malloc(32768);
     uint32_t first = 0, next = 0;
 
+    test_one_thread();
     test_leaves();
     while (written < times * 4 * MIB) { /* a window of keys: what leaves it is deleted */
         struct tier_usage usage;
